@@ -1,0 +1,48 @@
+"""The base of every configuration model, and validation that reports all mistakes at once.
+
+Each model is defined beside what it configures. Defaults live in `conf/`, once; the models hold types and
+bounds, so a key that neither a file nor the command line sets is reported as missing.
+"""
+
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from pipeline.errors import ConfigError
+
+
+class Config(BaseModel):
+    """A frozen configuration model that refuses unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+C = TypeVar("C", bound=Config)
+
+
+def validate(model: type[C], values: Mapping[str, Any]) -> C:
+    """Return `values` as a `model`.
+
+    Raises:
+        ConfigError: Names every mistake with its path, not only the first.
+    """
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(_describe(error)) from None
+
+
+def _describe(error: ValidationError) -> str:
+    lines = []
+    for problem in error.errors(include_url=False):
+        path = ".".join(str(part) for part in problem["loc"]) or "(whole configuration)"
+        if problem["type"] == "extra_forbidden":
+            message = "unknown key; remove it or correct its spelling"
+        elif problem["type"] == "missing":
+            message = "is missing; set it in a file of conf/ or on the command line"
+        else:
+            message = f"{problem['msg']} (given: {problem['input']!r})"
+        lines.append(f"  {path}: {message}")
+    noun = "mistake" if len(lines) == 1 else "mistakes"
+    return f"the configuration has {len(lines)} {noun}:\n" + "\n".join(lines)

@@ -1,0 +1,34 @@
+"""The errors a user can meet, one class per kind of cause.
+
+A message says what was given, what was needed and what to do, with the id or path. Each class takes
+exactly one argument, the message, because exceptions cross process borders by pickle in Ray. A bad
+completion is no error: it is data (see `pipeline.records.Outcome`).
+"""
+
+
+class RaystillError(Exception):
+    """Root of everything Raystill raises on purpose; `ray_jobs` prints it without a traceback."""
+
+
+class ConfigError(RaystillError, ValueError):
+    """The configuration is wrong. Raised before any cluster work."""
+
+
+class SourceError(RaystillError, ValueError):
+    """An input file is missing, broken, or not the file it should be."""
+
+
+class StorageError(RaystillError, OSError):
+    """The root can't be read or written."""
+
+
+class LeakageError(RaystillError, ValueError):
+    """Too many training rows repeat a benchmark's test items."""
+
+
+class TeacherError(RaystillError, RuntimeError):
+    """A teacher could not answer requests at all."""
+
+
+class TrainingError(RaystillError, RuntimeError):
+    """A student could not be trained."""

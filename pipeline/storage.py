@@ -1,0 +1,201 @@
+"""Folders that are a local path or a URL (`s3://…`), through Arrow's file systems.
+
+A file is either absent or whole: locally it is written under a temporary name and renamed, on an object store it
+appears with its last byte. Nothing is ever appended to.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+
+from pipeline.errors import StorageError
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A place for files. `Folder.at("runs") / "steps"` is a folder inside it; nothing is created by naming it."""
+
+    url: str
+    """An absolute local path without a scheme, or a URL."""
+
+    @staticmethod
+    def at(location: str | Path) -> "Folder":
+        """Return the folder at a path (relative ones count from the working directory) or a URL."""
+        text = str(location)
+        if text.startswith("file://"):
+            text = text.removeprefix("file://")
+        return Folder(text.rstrip("/") if "://" in text else str(Path(text).expanduser().absolute()))
+
+    def __truediv__(self, name: str) -> "Folder":
+        return Folder(f"{self.url}/{name}")
+
+    def __str__(self) -> str:
+        return self.url
+
+    @property
+    def is_local(self) -> bool:
+        """Whether this is a path on this machine rather than a URL."""
+        return "://" not in self.url
+
+    @property
+    def path(self) -> Path:
+        """The local path.
+
+        Raises:
+            StorageError: The folder is a URL.
+        """
+        if not self.is_local:
+            raise StorageError(f"{self.url} is no local path; this needs one")
+        return Path(self.url)
+
+    def exists(self, name: str = "") -> bool:
+        """Return whether a file or folder of that name is there (no name: the folder itself)."""
+        filesystem, path = self._resolve(name)
+        found: bool = filesystem.get_file_info(path).type != pafs.FileType.NotFound
+        return found
+
+    def names(self, suffix: str = "") -> list[str]:
+        """Return the names of the files and folders directly inside, sorted; none when the folder is missing."""
+        filesystem, path = self._resolve("")
+        found = filesystem.get_file_info(pafs.FileSelector(path, allow_not_found=True))
+        return sorted(info.base_name for info in found if info.base_name.endswith(suffix))
+
+    def read_bytes(self, name: str) -> bytes:
+        """Return a file's content.
+
+        Raises:
+            StorageError: There is no such file.
+        """
+        filesystem, path = self._resolve(name)
+        try:
+            with filesystem.open_input_stream(path) as stream:
+                content: bytes = stream.read()
+        except OSError as error:
+            raise StorageError(f"cannot read {self.url}/{name}: {error}") from error
+        return content
+
+    def write_bytes(self, name: str, content: bytes) -> None:
+        """Write a whole file, or leave what was there.
+
+        Raises:
+            StorageError: The folder can't be written.
+        """
+        with self._replacing(name) as (filesystem, path), filesystem.open_output_stream(path) as stream:
+            stream.write(content)
+
+    def read_text(self, name: str) -> str:
+        """Return a file's content as text."""
+        return self.read_bytes(name).decode()
+
+    def write_text(self, name: str, content: str) -> None:
+        """Write a whole text file."""
+        self.write_bytes(name, content.encode())
+
+    def read_json(self, name: str) -> Any:
+        """Return the value in a JSON file."""
+        return json.loads(self.read_bytes(name))
+
+    def write_json(self, name: str, value: Any) -> None:
+        """Write a value as indented JSON.
+
+        Raises:
+            ValueError: The value holds NaN, which no other JSON reader takes.
+        """
+        self.write_text(name, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+    def read_table(self, name: str) -> pa.Table:
+        """Return the table in a Parquet file."""
+        filesystem, path = self._resolve(name)
+        try:
+            return pq.read_table(path, filesystem=filesystem)
+        except (OSError, pa.ArrowException) as error:
+            raise StorageError(f"cannot read {self.url}/{name} as Parquet: {error}") from error
+
+    def write_table(self, name: str, table: pa.Table) -> None:
+        """Write a table as one Parquet file."""
+        with self._replacing(name) as (filesystem, path):
+            pq.write_table(table, path, filesystem=filesystem, compression="zstd")
+
+    def delete(self, name: str) -> None:
+        """Delete a file if it is there."""
+        filesystem, path = self._resolve(name)
+        if filesystem.get_file_info(path).type == pafs.FileType.File:
+            filesystem.delete_file(path)
+
+    def upload(self, source: Path, name: str) -> None:
+        """Copy a local folder into this one, under a name."""
+        filesystem, path = self._resolve(name)
+        filesystem.create_dir(path, recursive=True)
+        pafs.copy_files(str(source), path, destination_filesystem=filesystem)
+
+    @contextmanager
+    def as_local(self, name: str) -> Iterator[Path]:
+        """Give a local path that holds a folder's content; a copy, deleted afterwards, where this is a URL."""
+        if self.is_local:
+            yield self.path / name
+            return
+        filesystem, path = self._resolve(name)
+        with tempfile.TemporaryDirectory() as copy:
+            pafs.copy_files(path, copy, source_filesystem=filesystem)
+            yield Path(copy)
+
+    def check_writable(self) -> None:
+        """Write and delete a small file.
+
+        Raises:
+            StorageError: That failed; the message holds the reason.
+        """
+        probe = f".probe-{uuid.uuid4().hex}"
+        self.write_bytes(probe, b"")
+        self.delete(probe)
+
+    def _resolve(self, name: str) -> tuple[pafs.FileSystem, str]:
+        full = f"{self.url}/{name}" if name else self.url
+        if self.is_local:
+            return pafs.LocalFileSystem(), full
+        filesystem, path = pafs.FileSystem.from_uri(full)
+        return filesystem, path
+
+    @contextmanager
+    def _replacing(self, name: str) -> Iterator[tuple[pafs.FileSystem, str]]:
+        filesystem, path = self._resolve(name)
+        try:
+            if not self.is_local:
+                yield filesystem, path
+                return
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
+            temporary = f"{path}.{uuid.uuid4().hex[:8]}.tmp"
+            try:
+                yield filesystem, temporary
+                os.replace(temporary, path)
+            finally:
+                Path(temporary).unlink(missing_ok=True)
+        except OSError as error:
+            raise StorageError(
+                f"cannot write {path}: {error.strerror or error}; give a root you may write to"
+            ) from error
+
+
+def node_local(folder: Folder) -> Path:
+    """Return a path on this machine's disk that stands for a folder: itself if local, else one named by its URL."""
+    if folder.is_local:
+        return folder.path
+    name = hashlib.sha256(folder.url.encode()).hexdigest()[:16]
+    return Path(tempfile.gettempdir()) / f"raystill-{os.getuid()}" / name
+
+
+def remove_tree(path: Path) -> None:
+    """Delete a local folder and all inside, if it is there."""
+    shutil.rmtree(path, ignore_errors=True)

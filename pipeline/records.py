@@ -7,7 +7,6 @@ data set's schema into nulls, and a column without values changes its type betwe
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
-from functools import cache
 from typing import Any, TypeVar
 
 import pyarrow as pa
@@ -233,11 +232,6 @@ def from_table(kind: type[R], table: pa.Table) -> Iterator[R]:
         pydantic.ValidationError: A column is missing or has another type; the table was not written by
             `to_table`.
     """
-    adapter = _adapter(kind)
+    adapter: TypeAdapter[R] = TypeAdapter(kind)
     for row in table.to_pylist(maps_as_pydicts="strict"):
         yield adapter.validate_python(row)
-
-
-@cache
-def _adapter(kind: type[R]) -> TypeAdapter[R]:
-    return TypeAdapter(kind)

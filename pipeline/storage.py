@@ -7,7 +7,6 @@ appears with its last byte. Nothing is ever appended to.
 import hashlib
 import json
 import os
-import shutil
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -80,7 +79,7 @@ class Folder:
         """
         filesystem, path = self._resolve(name)
         try:
-            with filesystem.open_input_stream(path) as stream:
+            with filesystem.open_input_stream(path, compression=None) as stream:
                 content: bytes = stream.read()
         except OSError as error:
             raise StorageError(f"cannot read {self.url}/{name}: {error}") from error
@@ -92,7 +91,10 @@ class Folder:
         Raises:
             StorageError: The folder can't be written.
         """
-        with self._replacing(name) as (filesystem, path), filesystem.open_output_stream(path) as stream:
+        with (
+            self._replacing(name) as (filesystem, path),
+            filesystem.open_output_stream(path, compression=None) as stream,
+        ):
             stream.write(content)
 
     def read_text(self, name: str) -> str:
@@ -133,6 +135,12 @@ class Folder:
         filesystem, path = self._resolve(name)
         if filesystem.get_file_info(path).type == pafs.FileType.File:
             filesystem.delete_file(path)
+
+    def delete_folder(self, name: str) -> None:
+        """Delete a folder and all inside, if it is there."""
+        filesystem, path = self._resolve(name)
+        if filesystem.get_file_info(path).type == pafs.FileType.Directory:
+            filesystem.delete_dir(path)
 
     def upload(self, source: Path, name: str) -> None:
         """Copy a local folder into this one, under a name."""
@@ -179,7 +187,7 @@ class Folder:
             temporary = f"{path}.{uuid.uuid4().hex[:8]}.tmp"
             try:
                 yield filesystem, temporary
-                os.replace(temporary, path)
+                Path(temporary).replace(path)
             finally:
                 Path(temporary).unlink(missing_ok=True)
         except OSError as error:
@@ -194,8 +202,3 @@ def node_local(folder: Folder) -> Path:
         return folder.path
     name = hashlib.sha256(folder.url.encode()).hexdigest()[:16]
     return Path(tempfile.gettempdir()) / f"raystill-{os.getuid()}" / name
-
-
-def remove_tree(path: Path) -> None:
-    """Delete a local folder and all inside, if it is there."""
-    shutil.rmtree(path, ignore_errors=True)

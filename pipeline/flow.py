@@ -1,0 +1,98 @@
+"""The flow, stated once: sources, retrieve, prompt, teach, parse, filter, dataset, train, evaluate, compare.
+
+Every job is this function up to one of its stages. Each stage finds what came before it by fingerprint, so whichever
+job runs first does the work and the others keep it.
+"""
+
+import logging
+from dataclasses import dataclass
+from typing import Literal
+
+from pipeline.cluster import Cluster
+from pipeline.experiment import ExperimentConfig
+from pipeline.identity import digest
+from pipeline.stages.compare import compare
+from pipeline.stages.evaluate import evaluate_baselines, evaluate_student
+from pipeline.stages.generate import build_dataset
+from pipeline.stages.inputs import read_inputs
+from pipeline.stages.train import train
+from pipeline.steps import Step, Steps
+from pipeline.storage import Folder
+from pipeline.tracking import Tracker
+
+LOG = logging.getLogger(__name__)
+Stage = Literal["generate", "train", "evaluate", "compare"]
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What a run came to."""
+
+    steps: list[Step]
+    """In order; the last is the result."""
+    tracking_page: str
+    """Where MLflow shows it, or how to see it there; empty without tracking."""
+
+
+def run(experiment: ExperimentConfig, until: Stage = "compare") -> Finished:
+    """Run an experiment up to a stage and return the steps it is made of.
+
+    Raises:
+        RaystillError: The configuration, an input or the storage is wrong, or a teacher or a training failed.
+    """
+    inputs = read_inputs(experiment)
+    root = Folder.at(experiment.root)
+    tracker = Tracker.open(
+        experiment.tracking,
+        root,
+        experiment_name=experiment.task.name,
+        run_name=experiment.name,
+        run_fingerprint=digest(
+            {
+                "name": experiment.name,
+                "task": experiment.task,
+                "seed": experiment.seed,
+                "arms": experiment.arms,
+                "students": experiment.students,
+                "evaluation": experiment.evaluation,
+                "inputs": inputs.digests,
+            }
+        ),
+        params={"name": experiment.name, "task": experiment.task.name, "seed": experiment.seed},
+    )
+    finished = Finished([], tracker.describe_page())
+
+    def on_finished(step: Step) -> None:
+        finished.steps.append(step)
+        LOG.info(describe(step))
+        tracker.publish(step)
+
+    steps = Steps(root, on_finished)
+    with Cluster(experiment.scale, root, experiment.root_is_shared) as cluster:
+        datasets = {arm: build_dataset(arm, experiment, inputs, steps, cluster) for arm in experiment.arms}
+        if until == "generate":
+            return finished
+        students = {
+            (arm, student): train(arm, student, datasets[arm], experiment, inputs, steps, cluster)
+            for arm, student in experiment.pairs()
+        }
+        if until == "train":
+            return finished
+        evaluations = evaluate_baselines(datasets, experiment, inputs, steps, cluster)
+        evaluations += [
+            evaluate_student(arm, student, trained, datasets[arm], experiment, inputs, steps, cluster)
+            for (arm, student), trained in students.items()
+        ]
+        if until == "evaluate":
+            return finished
+    compare(datasets, list(students.values()), evaluations, experiment, inputs.task.labels, steps)
+    tracker.finish({})
+    return finished
+
+
+def describe(step: Step) -> str:
+    """Return one line on a step: what it is, whether it was kept, and what is in it."""
+    name = f"{step.name} {step.arm}".strip()
+    how = "kept" if step.kept else f"took {step.manifest['duration_s']:,.1f} s"
+    counts = ", ".join(f"{key} {value:,}" for key, value in step.manifest["counts"].items())
+    return f"{name} [{step.fingerprint}] {how}: {counts}"

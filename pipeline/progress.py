@@ -1,0 +1,87 @@
+"""Progress of long work: rows done, rate, time left and whatever else is counted, on stderr.
+
+A terminal gets one line that rewrites itself; a log file or a job's output gets a line every few seconds.
+"""
+
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from types import SimpleNamespace
+
+DONE = "done"
+"""The count that progress is measured by; all others are shown as they are."""
+
+_LOG_INTERVAL_S = 5.0
+_UNCHANGED_INTERVAL_S = 60.0
+_TERMINAL_INTERVAL_S = 0.5
+
+
+class Tally:
+    """Counts that many workers add to. Becomes a Ray actor on a cluster, and works as it is without one."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[str] = Counter()
+
+    def add(self, counts: Mapping[str, int]) -> None:
+        """Add some counts."""
+        self._counts.update(counts)
+
+    def totals(self) -> dict[str, int]:
+        """Return all counts so far."""
+        return dict(self._counts)
+
+
+def describe_progress(stage: str, unit: str, counts: Mapping[str, int], total: int, elapsed_s: float) -> str:
+    """Return one line such as `teach: 60/120 requests, 12.0/s, 5 s left, schema_mismatch 2`."""
+    done = counts.get(DONE, 0)
+    rate = done / elapsed_s if elapsed_s > 0 else 0.0
+    parts = [f"{done:,}/{total:,} {unit}", f"{rate:,.1f}/s" if rate >= 1 or not rate else f"{60 * rate:,.1f}/min"]
+    if done >= total:
+        parts.append(f"took {_duration(elapsed_s)}")
+    elif rate > 0:
+        parts.append(f"{_duration((total - done) / rate)} left")
+    parts += [f"{name} {count:,}" for name, count in sorted(counts.items()) if name != DONE and count]
+    return f"{stage}: " + ", ".join(parts)
+
+
+@contextmanager
+def show_progress(stage: str, unit: str, total: int, totals: Callable[[], Mapping[str, int]]) -> Iterator[None]:
+    """Show progress while the body runs, asking `totals` for the counts from a thread of its own."""
+    stream = sys.stderr
+    rewrites = stream.isatty()
+    started, finished = time.monotonic(), threading.Event()
+
+    last = SimpleNamespace(at=started, counts={})
+
+    def show(end: str) -> None:
+        counts, now = totals(), time.monotonic()
+        if not (rewrites or end) and counts == last.counts and now - last.at < _UNCHANGED_INTERVAL_S:
+            return
+        last.counts, last.at = counts, now
+        line = describe_progress(stage, unit, counts, total, now - started)
+        stream.write(f"\r\x1b[K{line}{end}" if rewrites else f"{line}\n")
+        stream.flush()
+
+    def watch() -> None:
+        while not finished.wait(_TERMINAL_INTERVAL_S if rewrites else _LOG_INTERVAL_S):
+            show("")
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        finished.set()
+        watcher.join()
+        show("\n")
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes:02d} min"
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"

@@ -1,0 +1,1 @@
+"""Which rows may train a student, and what the data set that is left looks like."""

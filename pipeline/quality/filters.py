@@ -1,0 +1,90 @@
+"""The filters of a data set, in the one order they run in.
+
+Conflicts come before duplicates, because all copies of a text must be seen; length matching comes last, because what
+is dropped after it would unbalance it again.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from pydantic import Field
+
+from pipeline.config import Config
+from pipeline.errors import SourceError
+from pipeline.quality.duplicates import drop_conflicting_labels, drop_exact_duplicates, drop_near_duplicates
+from pipeline.quality.leakage import Overlap, drop_leaked
+from pipeline.quality.lengths import match_lengths
+from pipeline.records import Example, GoldItem, Reject
+
+
+class FiltersConfig(Config):
+    """Which filters run, and how strictly."""
+
+    drop_conflicting_labels: bool
+    drop_exact_duplicates: bool
+    near_duplicate_similarity: float | None = Field(gt=0, le=1)
+    """Jaccard similarity from which on the later of two rows of one label is dropped; null keeps them."""
+    leak_similarity: float = Field(gt=0, le=1)
+    """Jaccard similarity from which on a row counts as a benchmark's test item."""
+    max_leaked_share: float = Field(ge=0, le=1)
+    """The run stops when more than this share of the rows repeats test items."""
+    length_matched: bool
+    """Whether rows are dropped until all labels have the same distribution of word counts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Filtered:
+    """What the filters made of the rows: each one is in `kept` or in `rejects`."""
+
+    kept: list[Example]
+    rejects: list[Reject]
+    leaked: dict[str, Overlap]
+    """The overlap with each benchmark, by its name."""
+
+
+def apply_filters(
+    examples: Sequence[Example],
+    config: FiltersConfig,
+    gold_items: Mapping[str, Sequence[GoldItem]],
+    seed: int,
+) -> Filtered:
+    """Return the rows that pass all filters, and a reject for each of the others.
+
+    Raises:
+        LeakageError: Too many rows repeat benchmark items.
+        SourceError: Rows of fewer than two labels are left, so no classifier can be trained.
+    """
+    kept, rejects = list(examples), []
+    if config.drop_conflicting_labels:
+        kept, found = drop_conflicting_labels(kept)
+        rejects += found
+    if config.drop_exact_duplicates:
+        kept, found = drop_exact_duplicates(kept)
+        rejects += found
+    if config.near_duplicate_similarity is not None:
+        kept, found = drop_near_duplicates(kept, config.near_duplicate_similarity)
+        rejects += found
+    kept, found, leaked = drop_leaked(kept, gold_items, config.leak_similarity, config.max_leaked_share)
+    rejects += found
+    if config.length_matched:
+        kept, found = match_lengths(kept, seed)
+        rejects += found
+    if len({example.label for example in kept}) < 2:
+        raise SourceError(_describe(examples, kept, rejects))
+    return Filtered(kept, rejects, leaked)
+
+
+def _describe(examples: Sequence[Example], kept: Sequence[Example], rejects: Sequence[Reject]) -> str:
+    given = Counter(example.label for example in examples)
+    left = Counter(example.label for example in kept)
+    by_reason = Counter(reject.reason for reject in rejects)
+    return (
+        f"{len(kept)} of {len(examples)} rows are left after filtering, and a classifier needs rows of two labels.\n"
+        f"  labels given: {_list(given)}; left: {_list(left)}; rejected: {_list(by_reason)}\n"
+        "Check the label column and its mapping, give more rows, or loosen the filters"
+    )
+
+
+def _list(counts: Counter[str]) -> str:
+    return ", ".join(f"{name} {n}" for name, n in sorted(counts.items())) or "none"

@@ -1,0 +1,195 @@
+"""The report's figures: scores with intervals beside the baselines, confusion matrices, lengths of training rows.
+
+Figures are built without pyplot, which keeps every figure in a global list, and the same figure always gives the
+same bytes, so that a report written again is the same file.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
+from io import BytesIO
+from math import ceil
+from typing import TYPE_CHECKING, ParamSpec, TypedDict, TypeVar
+
+from pipeline.report.table import ResultTable, Row, format_number
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+PLOTTED = ("macro-F1", "AUROC")
+STUDENT, BASELINE, INK, FAINT = "#6b9fd0", "#c3c8cf", "#1d2430", "#5d6672"
+LABELS = ("#1f5a93", "#c96a1b", "#4b8b3b", "#7a4fa3")
+_STYLE = {
+    "svg.hashsalt": "raystill",
+    "svg.fonttype": "path",
+    "font.size": 9.0,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": FAINT,
+    "xtick.color": FAINT,
+    "ytick.color": INK,
+}
+
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def _styled(function: Callable[P, T]) -> Callable[P, T]:
+    """Run a function under our style; matplotlib reads it both where it draws and where it saves."""
+
+    @wraps(function)
+    def run(*args: P.args, **kwargs: P.kwargs) -> T:
+        from matplotlib import rc_context
+
+        with rc_context(_STYLE):
+            return function(*args, **kwargs)
+
+    return run
+
+
+class Confusion(TypedDict):
+    """How often each gold label was given each label, summed over seeds."""
+
+    arm: str
+    student: str | None
+    benchmark: str
+    setting: str
+    labels: list[str]
+    counts: list[list[int]]
+    """Rows are gold labels, columns what was said."""
+    n_seeds: int
+
+
+@_styled
+def draw_scores(result: ResultTable, measures: Sequence[str] = PLOTTED) -> "Figure":
+    """Return a bar per row with its interval, one panel per measure, and the best trivial baseline as a dashed line."""
+    shown = [measure for measure in measures if measure in result.measures] or list(result.measures[:2])
+    rows = {_place(index, row): row for index, row in enumerate(result.rows)}
+    figure = _start(8.6, 0.7 + 0.27 * len(rows))
+    panels = figure.subplots(1, len(shown), sharey=True, squeeze=False)[0]
+    for axes, measure in zip(panels, shown, strict=True):
+        _draw_bars(axes, rows, measure)
+        bar = max(
+            (row.cells[measure].value for row in result.rows if row.is_trivial and measure in row.cells), default=None
+        )
+        if bar is not None:
+            axes.axvline(bar, color=INK, linewidth=0.9, linestyle=(0, (4, 3)), zorder=4)
+        axes.set_title(f"{measure}  (dashed: {format_number(bar)})" if bar is not None else measure, fontsize=9.5)
+    panels[0].set_yticks(list(rows), [row.arm if row.is_baseline else row.name for row in rows.values()])
+    for tick, row in zip(panels[0].get_yticklabels(), rows.values(), strict=True):
+        tick.set_color(FAINT if row.is_baseline else INK)
+    return figure
+
+
+@_styled
+def draw_confusions(confusions: Sequence[Confusion], n_columns: int = 5) -> "Figure":
+    """Return one small matrix per student, shaded by the share of each gold label, with counts per seed."""
+    n_rows = ceil(len(confusions) / n_columns)
+    n_columns = min(n_columns, len(confusions))
+    figure = _start(0.5 + 1.85 * n_columns, 2.15 * n_rows)
+    panels = figure.subplots(n_rows, n_columns, squeeze=False).flatten()
+    for axes, confusion in zip(panels, confusions, strict=False):
+        _draw_confusion(axes, confusion)
+    for axes in panels[len(confusions) :]:
+        axes.set_axis_off()
+    figure.supxlabel("predicted", fontsize=8.5, color=FAINT)
+    figure.supylabel("gold", fontsize=8.5, color=FAINT)
+    return figure
+
+
+@_styled
+def draw_lengths(lengths: Mapping[str, Mapping[str, Mapping[str, int]]], n_columns: int = 3) -> "Figure":
+    """Return a histogram of words per row for each arm, one outline per label.
+
+    Args:
+        lengths: Number of rows by arm, label and number of words (as text, as JSON has it).
+        n_columns: Panels side by side.
+    """
+    from matplotlib.ticker import MaxNLocator
+
+    n_rows = ceil(len(lengths) / n_columns)
+    n_columns = min(n_columns, len(lengths))
+    figure = _start(2.85 * n_columns, 0.4 + 1.8 * n_rows)
+    panels = figure.subplots(n_rows, n_columns, squeeze=False, sharex=True).flatten()
+    for axes, (arm, by_label) in zip(panels, lengths.items(), strict=False):
+        for (label, histogram), color in zip(by_label.items(), LABELS, strict=False):
+            n_rows_of_label = sum(histogram.values())
+            counts = {int(words): n / n_rows_of_label for words, n in histogram.items()}
+            words = range(min(counts), max(counts) + 1)
+            heights = [counts.get(n, 0.0) for n in words]
+            axes.stairs(
+                heights, [n - 0.5 for n in words] + [words[-1] + 0.5], color=color, fill=True, alpha=0.35, label=label
+            )
+        axes.set_title(arm, fontsize=9.5)
+        _clean(axes)
+        axes.set_yticks([])
+        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        axes.tick_params(labelbottom=True)
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper right", ncols=len(labels), frameon=False, fontsize=8.5)
+    for axes in panels[len(lengths) :]:
+        axes.set_axis_off()
+    figure.supxlabel("words per row", fontsize=8.5, color=FAINT)
+    return figure
+
+
+@_styled
+def render(figure: "Figure", file_format: str = "svg") -> bytes:
+    """Return a figure as SVG or PNG, the same bytes each time."""
+    # The layout moves by a hair each time it is solved, so it is solved once.
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    stream = BytesIO()
+    metadata = {"Date": None} if file_format == "svg" else {"Software": None}
+    figure.savefig(stream, format=file_format, dpi=150, metadata=metadata)
+    return stream.getvalue()
+
+
+def _start(width: float, height: float) -> "Figure":
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def _clean(axes: "Axes") -> None:
+    for side in ("top", "right", "left"):
+        axes.spines[side].set_visible(False)
+    axes.tick_params(length=0)
+
+
+def _place(index: int, row: Row) -> float:
+    """Return a row's height: the first on top, baselines a little apart from students."""
+    return -index - 0.5 * row.is_baseline
+
+
+def _draw_bars(axes: "Axes", rows: Mapping[float, Row], measure: str) -> None:
+    for place, row in rows.items():
+        cell = row.cells.get(measure)
+        if cell is None:
+            continue
+        color = BASELINE if row.is_baseline else STUDENT
+        # A mean over seeds may lie outside an interval of resampled means by a rounding error; a bar may not.
+        below, above = max(0.0, cell.value - cell.low), max(0.0, cell.high - cell.value)
+        axes.barh(place, cell.value, height=0.66, color=color, zorder=2)
+        axes.errorbar(cell.value, place, xerr=[[below], [above]], color=INK, elinewidth=1, capsize=2, zorder=3)
+    axes.grid(axis="x", color="#e4e7eb", linewidth=0.8, zorder=0)
+    axes.margins(y=0.02)
+    _clean(axes)
+
+
+def _draw_confusion(axes: "Axes", confusion: Confusion) -> None:
+    labels, counts = confusion["labels"], confusion["counts"]
+    shares = [[count / max(1, sum(row)) for count in row] for row in counts]
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1.15, aspect="equal")
+    for y, row in enumerate(counts):
+        for x, count in enumerate(row):
+            shown = f"{count / confusion['n_seeds']:,.0f}\n{shares[y][x]:.0%}"
+            color = "white" if shares[y][x] > 0.6 else INK
+            axes.text(x, y, shown, ha="center", va="center", fontsize=8, color=color)
+    axes.set_xticks(range(len(labels)), labels, fontsize=7.5)
+    axes.set_yticks(range(len(labels)), labels, fontsize=7.5, rotation=90, va="center")
+    axes.set_title(f"{confusion['arm']}\n{confusion['student'] or '(baseline)'}", fontsize=8.5)
+    axes.tick_params(length=0)
+    for spine in axes.spines.values():
+        spine.set_visible(False)

@@ -1,0 +1,1 @@
+"""What comes in from files: topics, labelled rows, benchmarks."""

@@ -1,0 +1,1 @@
+"""Students: small models trained on what teachers wrote."""

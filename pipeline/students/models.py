@@ -1,0 +1,70 @@
+"""Where a student's weights come from, and what identifies them."""
+
+import hashlib
+from importlib.resources import files
+from pathlib import Path
+
+from pipeline.errors import ConfigError
+from pipeline.identity import digest
+
+PACKAGE_SCHEME = "pkg://"
+_HUB_TIMEOUT_S = 5.0
+
+
+def locate_model(model: str) -> str:
+    """Return what `from_pretrained` takes: a path, or the hub id as it is.
+
+    Raises:
+        ConfigError: The named Python package is not installed.
+    """
+    if not model.startswith(PACKAGE_SCHEME):
+        return model
+    package, _, folder = model.removeprefix(PACKAGE_SCHEME).partition("/")
+    try:
+        return str(Path(str(files(package))) / folder)
+    except ModuleNotFoundError:
+        raise ConfigError(
+            f"the student's weights {model} are in the Python package {package!r}, which is not installed; "
+            "install the extra `offline`, or name a hub id or a folder as `model`"
+        ) from None
+
+
+def identify_model(model: str, revision: str | None) -> str:
+    """Return what pins a model's weights: a digest of a local folder's files, or the hub's commit.
+
+    Raises:
+        ConfigError: There is no such model, or the hub can't be reached and has nothing in its cache.
+    """
+    location = locate_model(model)
+    folder = Path(location)
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise ConfigError(f"the student's model folder {folder} holds no config.json; save a model there first")
+        return digest({p.name: _digest_file(p) for p in sorted(folder.iterdir()) if p.is_file()})
+    if model.startswith((PACKAGE_SCHEME, "/", ".", "~")):
+        raise ConfigError(f"the student's model {model} is no folder on this machine")
+    return _find_commit(model, revision)
+
+
+def _find_commit(model: str, revision: str | None) -> str:
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
+
+    try:
+        path = hf_hub_download(model, "config.json", revision=revision, etag_timeout=_HUB_TIMEOUT_S)
+    except (RepositoryNotFoundError, RevisionNotFoundError, HFValidationError) as error:
+        raise ConfigError(
+            f"the model hub knows no student model {model!r} at revision {revision or 'default'}; correct "
+            f"`model` or `revision`, or log in if it is gated ({type(error).__name__})"
+        ) from None
+    except OSError as error:  # the hub's connection errors derive from it
+        raise ConfigError(
+            f"the student model {model!r} is neither a folder here, nor in the hub's cache, nor could the hub be "
+            f"reached; correct its name, or name a local folder ({type(error).__name__})"
+        ) from None
+    return Path(path).parent.name
+
+
+def _digest_file(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,47 @@
+"""What a task is: a value with a few small pure functions. Nothing else in the system asks which task it has."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.config import Config
+from pipeline.prompts.replies import Parsed
+from pipeline.records import Completion, Example, Message, Passage, Request, Seed
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What is asked: a chat, and the JSON schema of its reply, bounded everywhere."""
+
+    messages: tuple[Message, ...]
+    schema: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Task:
+    """All that distinguishes one distillation task from another."""
+
+    name: str
+    labels: tuple[str, ...]
+    """A label's place here is its class index."""
+    positive: str
+    """The label that scores rank by."""
+    templates: tuple[str, ...]
+    code: tuple[str, ...]
+    """The modules whose source can change a prompt or a parsed row."""
+    offline_code: tuple[str, ...]
+    """The modules whose source can change the offline teacher's replies."""
+    write_prompt: Callable[[Seed, Sequence[Passage], Any], Prompt]
+    """(seed, passages, method configuration) to prompt."""
+    parse: Callable[[Request, Completion], Parsed]
+    reply_offline: Callable[[Request, int], str]
+    """(request, seed) to the reply of the offline teacher's rules; a perfect one, which `parse` accepts."""
+    export: Callable[[Sequence[Example]], Mapping[str, Sequence[str]]]
+    """Examples to the columns of the task's own TSV format."""
+
+
+class MethodConfig(Config):
+    """What every generation method has in common; each task adds its own."""
+
+    max_attempts: int
+    """Attempts at one request, each under a new seed, while its answers can't be used."""

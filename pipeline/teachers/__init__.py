@@ -1,0 +1,1 @@
+"""Teachers: one interface, a ledger that remembers every completion, and a pool of actors that asks."""

@@ -1,0 +1,244 @@
+import re
+from html.parser import HTMLParser
+
+import pytest
+
+from pipeline.report.html import (
+    ReportInput,
+    describe_baselines,
+    describe_comparison,
+    format_value,
+    lay_out_cards,
+    lay_out_rows,
+    name_column,
+    render_report,
+)
+from pipeline.report.table import tabulate_results
+
+
+def make_entries(low=0.55):
+    rows = [("llama", "minilm", 0.6, low), ("majority", None, 0.467, 0.45), ("tfidf_llama", None, 0.5, 0.4)]
+    return [
+        {
+            "arm": arm,
+            "student": student,
+            "data": "",
+            "benchmark": "ClariQ",
+            "setting": "standard",
+            "measure": measure,
+            "value": value,
+            "low": least,
+            "high": value + 0.05,
+            "n": 1299,
+        }
+        for arm, student, value, least in rows
+        for measure in ("macro-F1", "MCC")
+    ]
+
+
+def make_report(**changes):
+    values = {
+        "experiment": "quickstart",
+        "entries": make_entries(),
+        "config": "tracking:\n  uri: http://someone:s3cret@host:5000\n",
+        "versions": {"ray": "2.60.0"},
+        "steps": [
+            {
+                "name": "dataset",
+                "arm": "llama",
+                "fingerprint": "f00d",
+                "kept": True,
+                "duration_s": 2.5,
+                "counts": {"rows": 9},
+            }
+        ],
+        "costs": [
+            {"arm": "llama", "student": "minilm", "n_parameters": 22713602, "latency_p50_ms": 7.42, "device": "cpu"}
+        ],
+        "confusions": [
+            {
+                "arm": "llama",
+                "student": "minilm",
+                "benchmark": "ClariQ",
+                "setting": "standard",
+                "labels": ["clear", "ambiguous"],
+                "counts": [[3, 1], [2, 4]],
+                "n_seeds": 1,
+            }
+        ],
+        "cards": {"llama": {"rows": 9, "labels": {"clear": {"rows": 5}}, "brand_new_figure": 0.123}},
+        "samples": {
+            "llama": {
+                "accepted": {"clear": [{"row_id": "r1", "text": "<script>alert(1)</script>"}]},
+                "rejected": {"near_duplicate": [{"row_id": "r2", "reason": "near_duplicate", "text": "x" * 5000}]},
+            }
+        },
+        "lengths": {"llama": {"clear": {"8": 5}, "ambiguous": {"4": 4}}},
+    }
+    return ReportInput(**{**values, **changes})
+
+
+class Page(HTMLParser):
+    """Collects tags with their attributes, and the text outside of styles."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.text, self.open, self.unbalanced = [], "", [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in ("meta", "img"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        if not self.open or self.open.pop() != tag:
+            self.unbalanced.append(tag)
+
+    def handle_data(self, data):
+        if "style" not in self.open:
+            self.text += data
+
+
+@pytest.fixture(scope="module")
+def full():
+    return render_report(make_report())
+
+
+def test_page_is_well_formed(full):
+    page = Page(full)
+    assert (page.open, page.unbalanced) == ([], [])
+
+
+def test_page_needs_nothing_from_outside(full):
+    page = Page(full)
+    assert {tag for tag, _ in page.tags} & {"script", "link", "iframe", "object"} == set()
+    sources = [attributes["src"] for _, attributes in page.tags if "src" in attributes]
+    assert len(sources) == len(("scores", "confusions", "lengths"))
+    assert all(source.startswith("data:image/svg+xml;base64,") for source in sources)
+    assert [attributes["href"] for tag, attributes in page.tags if tag == "a" and attributes["href"][0] != "#"] == []
+    assert re.search(r"url\(|@import", full) is None
+
+
+def test_every_link_of_the_navigation_has_its_section(full):
+    page = Page(full)
+    ids = {attributes.get("id") for _, attributes in page.tags}
+    links = {attributes["href"][1:] for tag, attributes in page.tags if tag == "a"}
+    assert links == {"results", "costs", "data", "samples", "steps", "config"}
+    assert links <= ids
+
+
+def test_pictures_have_a_description(full):
+    assert all(attributes["alt"] for tag, attributes in Page(full).tags if tag == "img")
+
+
+def test_text_of_rows_is_escaped(full):
+    assert "<script>" not in full
+    assert "<script>alert(1)</script>" in Page(full).text
+
+
+def test_page_says_what_it_was_given(full):
+    text = " ".join(Page(full).text.split())
+    for expected in (
+        "quickstart compares 1 arm (where training rows come from) and 1 student with 2 baselines on ClariQ.",
+        "1,299 test items",
+        "always the benchmark's most frequent class",
+        "1 of 1 student has a macro-F1 interval above the best trivial baseline (majority, 0.467).",
+        "22,713,602",
+        "brand new figure",
+        "near_duplicate",
+        "f00d",
+        "ray 2.60.0",
+    ):
+        assert expected in text
+
+
+def test_credentials_of_the_configuration_stay_out(full):
+    assert "s3cret" not in full
+    assert "http://***@host:5000" in full
+
+
+def test_long_sample_texts_are_cut(full):
+    assert "x" * 399 + "…" in full
+    assert "x" * 400 not in full
+
+
+def test_same_input_gives_the_same_page(full):
+    assert render_report(make_report()) == full
+
+
+def test_student_that_does_not_clear_the_baseline_is_marked():
+    page = render_report(make_report(entries=make_entries(low=0.46)))
+    assert "None of 1 student has a macro-F1 interval above" in page
+    assert len(re.findall(r'<span class="mark">†</span>\s*<span class="interval">', page)) == len(
+        ("llama", "tfidf_llama")
+    )
+
+
+def test_parts_without_content_are_left_out():
+    page = Page(render_report(make_report(costs=[], confusions=[], cards={}, samples={}, lengths={})))
+    ids = {attributes["id"] for _, attributes in page.tags if "id" in attributes}
+    assert ids == {"results", "steps", "config"}
+    assert (page.open, page.unbalanced) == ([], [])
+
+
+def test_cards_stand_side_by_side_with_nested_keys_as_sections():
+    grid = lay_out_cards(
+        {"a": {"n_rows": 5, "tfidf": None, "labels": {"clear": {"rows": 2}}}, "b": {"tfidf": {"macro_f1": 0.5}}}
+    )
+    assert grid.header == ["", "a", "b"]
+    assert grid.sections == {
+        "": [["rows", 5, None]],
+        "labels": [["clear · rows", 2, None]],
+        "TF-IDF": [["macro F1", None, 0.5]],
+    }
+
+
+def test_key_that_is_null_on_every_card_is_still_a_row():
+    assert lay_out_cards({"a": {"length_auroc": None}}).sections == {"": [["length AUROC", None]]}
+
+
+def test_rows_with_different_keys_share_a_grid_without_empty_columns():
+    grid = lay_out_rows([{"arm": "a", "n": 1, "note": ""}, {"arm": "b", "latency_p50_ms": 2.5}])
+    assert grid.header == ["arm", "n", "latency p50 (ms)"]
+    assert grid.sections == {"": [["a", 1, None], ["b", None, 2.5]]}
+    assert grid.is_number == [False, True, True]
+
+
+def test_headings_name_the_unit():
+    names = ("n_parameters", "memory_mb", "throughput_rows_per_s", "duration_s", "rows", "length_auroc")
+    assert [name_column(name) for name in names] == [
+        "parameters",
+        "memory (MB)",
+        "throughput (rows/s)",
+        "duration (s)",
+        "rows",
+        "length AUROC",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, "-"),
+        (True, "yes"),
+        (12345, "12,345"),
+        (0.92149, "0.921"),
+        (1234.56, "1,234.6"),
+        ({"rows": 971, "n_rejects": 29}, "rows 971 · rejects 29"),
+        ([1, 2.5], "1, 2.5"),
+        ("text", "text"),
+    ],
+)
+def test_any_value_has_a_text(value, text):
+    assert format_value(value) == text
+
+
+def test_summary_names_each_benchmark_once():
+    entries = make_entries() + [{**item, "benchmark": "AmbigNQ"} for item in make_entries()]
+    entries += [{**item, "setting": "dev-selected"} for item in make_entries()]
+    assert describe_comparison("x", tabulate_results(entries)).endswith("on ClariQ and AmbigNQ.")
+
+
+def test_legend_explains_only_baselines_that_are_there():
+    assert list(describe_baselines(tabulate_results(make_entries()))) == ["majority", "tfidf_…"]

@@ -1,0 +1,128 @@
+from xml.etree import ElementTree
+
+import pytest
+
+from pipeline.report.plots import BASELINE, STUDENT, draw_confusions, draw_lengths, draw_scores, render
+from pipeline.report.table import tabulate_results
+
+
+def make_entries():
+    rows = [("a", "minilm", 0.6), ("b", "minilm", 0.4), ("majority", None, 0.467), ("tfidf_a", None, 0.9)]
+    return [
+        {
+            "arm": arm,
+            "student": student,
+            "data": "",
+            "benchmark": "ClariQ",
+            "setting": "standard",
+            "measure": measure,
+            "value": value,
+            "low": value - 0.1,
+            "high": value + 0.05,
+            "n": 299,
+        }
+        for arm, student, value in rows
+        for measure in ("macro-F1", "AUROC")
+    ]
+
+
+def make_confusion(arm="a", counts=((30, 7), (124, 138))):
+    return {
+        "arm": arm,
+        "student": "minilm",
+        "benchmark": "ClariQ",
+        "setting": "standard",
+        "labels": ["clear", "ambiguous"],
+        "counts": [[3 * n for n in row] for row in counts],
+        "n_seeds": 3,
+    }
+
+
+LENGTHS = {"a": {"clear": {"8": 3, "10": 1}, "ambiguous": {"4": 2}}, "b": {"clear": {"9": 1}, "ambiguous": {"5": 2}}}
+
+
+@pytest.fixture
+def result():
+    return tabulate_results(make_entries())[0]
+
+
+def test_scores_have_a_panel_per_measure_a_bar_per_row_and_grey_baselines(result):
+    from matplotlib.colors import to_hex
+
+    figure = draw_scores(result)
+    assert [axes.get_title().split()[0] for axes in figure.axes] == ["macro-F1", "AUROC"]
+    bars = figure.axes[0].patches
+    assert [round(bar.get_width(), 3) for bar in bars] == [0.6, 0.4, 0.467, 0.9]
+    assert [to_hex(bar.get_facecolor()) for bar in bars] == [STUDENT, STUDENT, BASELINE, BASELINE]
+    assert [tick.get_text() for tick in figure.axes[0].get_yticklabels()] == [
+        "a / minilm",
+        "b / minilm",
+        "majority",
+        "tfidf_a",
+    ]
+
+
+def test_error_bars_are_the_intervals(result):
+    from matplotlib.collections import LineCollection
+
+    lines = [item for item in draw_scores(result).axes[0].collections if isinstance(item, LineCollection)]
+    ends = [tuple(round(x, 3) for x, _ in line.get_segments()[0]) for line in lines]
+    assert ends == [(0.5, 0.65), (0.3, 0.45), (0.367, 0.517), (0.8, 0.95)]
+
+
+def test_dashed_line_is_the_best_trivial_baseline_not_tfidf(result):
+    axes = draw_scores(result).axes[0]
+    dashed = [line for line in axes.lines if line.get_linestyle() == "--" or line.is_dashed()]
+    assert [round(line.get_xdata()[0], 3) for line in dashed] == [0.467]
+
+
+def test_value_outside_its_interval_still_plots(result):
+    entries = make_entries()
+    for item in entries:
+        item["low"] = item["value"] + 1e-9
+    assert render(draw_scores(tabulate_results(entries)[0])).startswith(b"<?xml")
+
+
+def test_confusion_cells_hold_counts_per_seed_and_shares_of_the_gold_label():
+    figure = draw_confusions([make_confusion()])
+    assert [text.get_text() for text in figure.axes[0].texts] == ["30\n81%", "7\n19%", "124\n47%", "138\n53%"]
+
+
+def test_gold_label_without_items_does_not_divide_by_zero():
+    figure = draw_confusions([make_confusion(counts=((0, 0), (1, 1)))])
+    assert figure.axes[0].texts[0].get_text() == "0\n0%"
+
+
+def test_each_student_has_its_matrix():
+    figure = draw_confusions([make_confusion(arm) for arm in "abcdefg"])
+    assert [axes.get_title().split("\n")[0] for axes in figure.axes if axes.axison] == list("abcdefg")
+
+
+def test_lengths_are_shares_of_each_labels_rows():
+    figure = draw_lengths(LENGTHS)
+    clear = figure.axes[0].patches[0]
+    assert clear.get_data().values.tolist() == [0.75, 0.0, 0.25]
+    assert clear.get_data().edges.tolist() == [7.5, 8.5, 9.5, 10.5]
+    assert [axes.get_title() for axes in figure.axes if axes.axison] == ["a", "b"]
+
+
+@pytest.mark.parametrize("file_format", ["svg", "png"])
+def test_same_figure_gives_the_same_bytes_without_a_date(file_format):
+    figure = draw_lengths(LENGTHS)
+    first = render(figure, file_format)
+    assert first == render(figure, file_format) == render(draw_lengths(LENGTHS), file_format)
+    assert b"date" not in first.lower()
+
+
+def test_svg_is_well_formed_and_needs_no_font():
+    svg = render(draw_confusions([make_confusion()]))
+    assert ElementTree.fromstring(svg).tag.endswith("svg")
+    assert b"font-family" not in svg
+
+
+def test_drawing_leaves_the_users_style_alone(result):
+    from matplotlib import rcParams
+
+    before = dict(rcParams)
+    render(draw_scores(result))
+    assert dict(rcParams) == before

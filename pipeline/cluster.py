@@ -3,6 +3,7 @@
 It is joined only when the first step needs it: a run that finds everything finished starts nothing.
 """
 
+import logging
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -52,21 +53,25 @@ class Cluster:
         Raises:
             ConfigError: The root is a local folder, but the cluster has several nodes and may not share it.
         """
-        if self._is_joined:
-            return
         import ray
 
+        if ray.is_initialized():
+            return
+        # Ray's own lines on each data set and its deprecations would bury ours.
+        logging.getLogger("ray.data").setLevel(logging.ERROR)
+        logging.getLogger("ray.train").setLevel(logging.ERROR)
         address = os.environ.get("RAY_ADDRESS") or self.config.address
         if address:
-            ray.init(address=address, log_to_driver=False, logging_level="warning")
+            ray.init(address=address, log_to_driver=False, logging_level="error")
         else:
             ray.init(
                 address="local",  # never a cluster that happens to run here, whose code and size nobody asked for
                 num_cpus=self.config.num_cpus,
                 include_dashboard=False,
                 log_to_driver=False,
-                logging_level="warning",
+                logging_level="error",
             )
+            self._check_size(ray.cluster_resources())
         self._is_joined = True
         n_nodes = sum(node["Alive"] for node in ray.nodes())
         if n_nodes > 1 and self.root.is_local and not self.root_is_shared:
@@ -74,6 +79,22 @@ class Cluster:
                 f"root={self.root} is a local folder, but the cluster has {n_nodes} nodes, which would each write to "
                 "their own; use an s3://… root, or say root_is_shared=true if it is a network folder on all of them"
             )
+
+    def _check_size(self, resources: Mapping[str, float]) -> None:
+        """Check that a machine, which does not grow, can hold an actor and a worker: Ray would wait for ever."""
+        pool, training = self.config.pool, self.config.training
+        for what, needed, unit in (
+            ("scale.pool.cpus_per_actor", pool.cpus_per_actor, "CPU"),
+            ("scale.pool.gpus_per_actor", pool.gpus_per_actor, "GPU"),
+            ("scale.training.cpus_per_worker", training.cpus_per_worker * training.workers, "CPU"),
+            ("scale.training.gpus_per_worker", training.gpus_per_worker * training.workers, "GPU"),
+        ):
+            if needed > resources.get(unit, 0):
+                raise ConfigError(
+                    f"{what} asks for {needed:g} {unit}s in all, but this machine gives Ray "
+                    f"{resources.get(unit, 0):g}; set it lower, or scale.num_cpus higher, or name a cluster as "
+                    "scale.address"
+                )
 
     def call(self, function: Callable[..., T], *arguments: Any) -> T:
         """Run a function as a task, with the resources of a training worker; what it raises is raised here."""

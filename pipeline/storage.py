@@ -67,6 +67,12 @@ class Folder:
 
     def names(self, suffix: str = "") -> list[str]:
         """Return the names of the files and folders directly inside, sorted; none when the folder is missing."""
+        if self.is_local:
+            # Arrow looks each file up after listing, and would miss one that goes as well as the one that replaces it.
+            try:
+                return sorted(path.name for path in self.path.iterdir() if path.name.endswith(suffix))
+            except FileNotFoundError:
+                return []
         filesystem, path = self._resolve("")
         found = filesystem.get_file_info(pafs.FileSelector(path, allow_not_found=True))
         return sorted(info.base_name for info in found if info.base_name.endswith(suffix))

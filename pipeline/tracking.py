@@ -49,7 +49,8 @@ _ENVIRONMENT = {
 """Set before MLflow is imported, unless the user has set them."""
 
 _UNDER_MLFLOW = {"mlflow", "sqlalchemy", "alembic", "boto3", "botocore", "azure", "google"}
-_IDENTITY_TAGS = ("raystill.step", "raystill.arm", "raystill.student", "raystill.fingerprint")
+_PLACE_TAGS = ("raystill.step", "raystill.arm", "raystill.student")
+_FINGERPRINT = "raystill.fingerprint"
 _CREDENTIALS = re.compile(r"""(?<=://)(?:[^\s"'/:]*:[^\s"']*|[^\s"'/]+)@|(?<=password=)[^\s"'&]+""", re.IGNORECASE)
 
 
@@ -131,7 +132,7 @@ class Tracker:
 
     def publish(self, step: Step) -> None:
         """Make sure that a step has its finished child run; one that a dead process left half-way is completed."""
-        if self._tree is None or _identify(step) in self._tree.finished:
+        if self._tree is None or self._tree.is_finished(step):
             return
         with _collect_artifacts(step.folder) as artifacts, self._tolerating_outage():
             self._tree.publish(step, artifacts)
@@ -176,9 +177,8 @@ class _Tree:
     client: "MlflowClient"
     root: Folder
     parent: "Run"
-    finished: set[tuple[str, ...]]
-    unfinished: dict[tuple[str, ...], "Run"]
-    """Children that a process left behind as it died."""
+    children: dict[tuple[str, ...], "Run"]
+    """By step, arm and student: one run each."""
 
     @classmethod
     def open(
@@ -194,32 +194,37 @@ class _Tree:
         if parent.info.status in ("FAILED", "KILLED"):
             client.update_run(parent.info.run_id, "RUNNING")
             parent = client.get_run(parent.info.run_id)
-        tree = cls(client, root, parent, set(), {})
+        tree = cls(client, root, parent, {})
         query = f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'"
         for run in client.search_runs([experiment_id], query, max_results=MAX_RUNS) if runs else []:
-            identity = tuple(run.data.tags.get(tag, "") for tag in _IDENTITY_TAGS)
-            if run.info.status == "FINISHED":
-                tree.finished.add(identity)
-            else:
-                tree.unfinished[identity] = run
+            tree.children[tuple(run.data.tags.get(tag, "") for tag in _PLACE_TAGS)] = run
         tree._log(parent, flatten_params(params), [])
         return tree
+
+    def is_finished(self, step: Step) -> bool:
+        run = self.children.get(_place(step))
+        return run is not None and run.info.status == "FINISHED" and run.data.tags[_FINGERPRINT] == step.fingerprint
 
     def publish(self, step: Step, artifacts: Path) -> None:
         manifest = step.manifest
         ended_at = manifest["started_at"] + manifest["duration_s"]
-        identity = _identify(step)
-        run = self.unfinished.get(identity) or self._create_child(identity, manifest["started_at"])
+        run = self.children.get(_place(step))
+        if run is not None and run.data.tags[_FINGERPRINT] != step.fingerprint:
+            self.client.delete_run(run.info.run_id)  # the same step from other code or rows: its successor stands here
+            run = None
+        if run is None:
+            run = self._create_child(step)
         counts = {f"count/{name}": value for name, value in manifest["counts"].items()}
         points = [(name, 0, value, ended_at) for name, value in {**manifest["metrics"], **counts}.items()]
         # MLflow's compare page shows parameters, not tags.
-        names = {"arm": identity[1], "student": identity[2]}
+        _, arm, student = _place(step)
+        names = {"arm": arm, "student": student}
         self._log(run, {**flatten_params(manifest["ingredients"]["config"]), **names}, points + manifest["series"])
         self._log_dataset(run, step)
         self.client.log_artifacts(run.info.run_id, str(artifacts))
         # Last, as the manifest is in a step: a run that is FINISHED is whole.
         self.client.set_terminated(run.info.run_id, "FINISHED", _to_ms(ended_at))
-        self.finished.add(identity)
+        self.children[_place(step)] = self.client.get_run(run.info.run_id)
 
     def finish(self, metrics: Mapping[str, float], status: str) -> None:
         info, data = self.parent.info, self.parent.data
@@ -229,14 +234,14 @@ class _Tree:
         self._log(self.parent, {}, [(name, 0, value, now) for name, value in metrics.items()])
         self.client.set_terminated(info.run_id, status, _to_ms(now))
 
-    def _create_child(self, identity: tuple[str, ...], started_at: float) -> "Run":
-        step, arm, student, _ = identity
-        tags = {tag: value for tag, value in zip(_IDENTITY_TAGS, identity, strict=True) if value}
+    def _create_child(self, step: Step) -> "Run":
+        name, arm, student = _place(step)
+        tags = {tag: value for tag, value in zip(_PLACE_TAGS, _place(step), strict=True) if value}
         return self.client.create_run(
             self.parent.info.experiment_id,
-            _to_ms(started_at),
-            {**tags, "mlflow.parentRunId": self.parent.info.run_id},
-            f"{step} {student}@{arm}" if student else f"{step} {arm}".strip(),
+            _to_ms(step.manifest["started_at"]),
+            {**tags, _FINGERPRINT: step.fingerprint, "mlflow.parentRunId": self.parent.info.run_id},
+            f"{name} {student}@{arm}" if student else f"{name} {arm}".strip(),
         )
 
     def _log(self, run: "Run", params: Mapping[str, str], points: Sequence[Sequence[Any]]) -> None:
@@ -261,7 +266,7 @@ class _Tree:
             return
         folder = self.root / "steps" / "dataset" / fingerprint
         dataset = Dataset(
-            name=_identify(step)[1],
+            name=_place(step)[1],
             digest=fingerprint,
             source_type="local" if folder.is_local else folder.url.split("://")[0],
             source=json.dumps({"uri": f"{folder}/examples.parquet"}),
@@ -285,9 +290,9 @@ def name_metric(name: str) -> str:
     return re.sub(r"[^\w.\- :/]", "_", name.replace("@", "_at_"))
 
 
-def _identify(step: Step) -> tuple[str, ...]:
+def _place(step: Step) -> tuple[str, str, str]:
     arm, _, student = step.arm.partition("/")
-    return (step.name, arm, student, step.fingerprint)
+    return (step.name, arm, student)
 
 
 def _to_ms(unix_time: float) -> int:

@@ -41,7 +41,8 @@ def read_reply(request: Request, completion: Completion) -> Reply:
     fenced = _FENCE.match(completion.text)
     try:
         value = json.loads(fenced.group(1) if fenced else completion.text)
-    except json.JSONDecodeError as error:
+        json.dumps(value, ensure_ascii=False).encode()  # an escaped half of a surrogate pair can't be stored
+    except (ValueError, RecursionError) as error:  # no JSON, or a number or nesting without end
         return Reply(Outcome.INVALID_JSON, detail=str(error))
     problem = next(_validator(request.response_schema).iter_errors(value), None)
     if problem is not None:

@@ -34,15 +34,15 @@ def array(item: Mapping[str, Any], length: int) -> dict[str, Any]:
 
 
 def count_characters(schema: Mapping[str, Any]) -> int:
-    """Return how many characters the longest valid reply has, written without spaces.
+    """Return how many characters the longest valid reply has, written without spaces or escapes.
 
     Raises:
-        ValueError: A string or an array in the schema has no upper bound, or a type is not known here.
+        ValueError: A string, an array or an object in the schema has no upper bound, or a type is not known here.
     """
     match schema:
         case {"enum": values}:
             return max(len(json.dumps(value)) for value in values)
-        case {"type": "object", "properties": properties}:
+        case {"type": "object", "properties": properties, "additionalProperties": False}:
             parts = [len(json.dumps(name)) + 1 + count_characters(part) for name, part in properties.items()]
             return 2 + sum(parts) + max(0, len(parts) - 1)
         case {"type": "array", "maxItems": length, "items": item}:

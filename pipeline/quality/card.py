@@ -10,6 +10,7 @@ from typing import Any
 from pipeline.identity import derive_seed
 from pipeline.quality.leakage import Overlap
 from pipeline.quality.lengths import count_words, length_auroc
+from pipeline.quality.rejects import STAGE
 from pipeline.quality.shortcuts import tfidf_cross_validation
 from pipeline.quality.text import normalise
 from pipeline.records import Example, Reject
@@ -37,7 +38,7 @@ def describe(
     n_distinct = len({normalise(example.text) for example in examples})
     by_stage = Counter((reject.stage, reject.reason) for reject in rejects)
     return {
-        "rows_in": len(examples) + len(rejects),
+        "rows_in": len(examples) + sum(reject.stage == STAGE for reject in rejects),
         "rows": len(examples),
         "groups": len({example.group for example in examples}),
         "labels": {

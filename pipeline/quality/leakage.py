@@ -70,7 +70,7 @@ def _find_leaks(
     texts: Sequence[str], benchmark: str, items: Sequence[GoldItem], min_similarity: float
 ) -> dict[int, tuple[str, str]]:
     item_texts = [normalise(item.text) for item in items]
-    by_text = dict(zip(reversed(item_texts), reversed(items), strict=True))
+    by_text = dict(zip(item_texts, items, strict=True))
     found = {
         row: (LEAKED_EXACT, f"{benchmark} item {by_text[text].item_id}: {by_text[text].text}")
         for row, text in enumerate(texts)

@@ -5,7 +5,6 @@ final fit's model, is in the step's folder before the next fit begins; a worker 
 stopped, goes on at the fit it was in.
 """
 
-import logging
 import tempfile
 import uuid
 from collections.abc import Callable, Mapping
@@ -67,7 +66,6 @@ def train_student(
     from ray.train.torch import TorchTrainer
     from ray.train.v2.api.exceptions import TrainingFailedError
 
-    logging.getLogger("ray.train").setLevel(logging.WARNING)
     trainer = TorchTrainer(
         run_fits,
         train_loop_config={

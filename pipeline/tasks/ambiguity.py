@@ -28,7 +28,8 @@ class PairedConfig(MethodConfig):
     """Pairs of a specific and an ambiguous query on the same intent."""
 
     name: Literal["paired"]
-    n_intents: int = Field(gt=0, le=20)
+    n_intents: int = Field(gt=0, le=13)
+    """Per topic; the offline teacher has rules for 13 kinds of intent."""
     similar_lengths: bool
     """Ask for queries of similar length in a pair, so that length gives the label away less."""
 

@@ -117,7 +117,7 @@ _KINDS = (
             "How do I keep a record of {t} in a spreadsheet over {span}?": "a spreadsheet to keep records",
             "What do I need to prepare for {t} {limit} {where}?": "what to prepare",
             "planning {t} {limit}": "how to plan",
-            "How do I explain {t} to a ten-year-old in {span}?": "an explanation for a ten-year-old",
+            "How do I explain {t} to {people} in plain words?": "an explanation in plain words",
         },
         {
             "which part": (
@@ -303,7 +303,7 @@ _KINDS = (
             "Is {span} enough to learn the basics of {t} {limit}?": "time needed for the basics",
             "{t} basics {who}": "the basics",
             "Which free beginner course on {t} starts {where} in {month}?": "a free course for beginners",
-            "first {span} with {t} {who}": "what to expect at the start",
+            "what to expect of {t} {who} after {span}": "what to expect at the start",
             "Which ten words about {t} should {people} know?": "ten words to know",
         },
         {

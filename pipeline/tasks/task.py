@@ -4,6 +4,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic import Field
+
 from pipeline.config import Config
 from pipeline.prompts.replies import Parsed
 from pipeline.records import Completion, Example, Message, Passage, Request, Seed
@@ -43,5 +45,5 @@ class Task:
 class MethodConfig(Config):
     """What every generation method has in common; each task adds its own."""
 
-    max_attempts: int
+    max_attempts: int = Field(gt=0)
     """Attempts at one request, each under a new seed, while its answers can't be used."""

@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import pyarrow as pa
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
 from pipeline.errors import StorageError
 from pipeline.records import Completion, from_table, to_table
@@ -178,8 +178,13 @@ class LedgerWriter:
 
     def _append(self, entry: Mapping[str, object]) -> None:
         line = json.dumps(entry).encode() + b"\n"
-        if os.write(self._descriptor, line) != len(line):
-            raise StorageError(f"{self._path} took only part of a line; the disk is probably full")
+        try:
+            n_written = os.write(self._descriptor, line)
+        except OSError as error:
+            raise StorageError(f"cannot write to {self._path}: {error.strerror}; make room on its disk") from error
+        if n_written != len(line):
+            os.ftruncate(self._descriptor, os.fstat(self._descriptor).st_size - n_written)  # or the next line joins it
+            raise StorageError(f"{self._path} took only part of a line; make room on its disk")
 
 
 def _read_log(path: Path, offset: int) -> tuple[list[Completion], int]:
@@ -191,10 +196,10 @@ def _read_log(path: Path, offset: int) -> tuple[list[Completion], int]:
     except FileNotFoundError as error:
         raise StorageError(f"{path} was rolled meanwhile") from error
     end = content.rfind(b"\n") + 1  # what a killed writer had not finished does not count
-    entries = [json.loads(line) for line in content[:end].splitlines()]
     try:
+        entries = [json.loads(line) for line in content[:end].splitlines()]
         return [_COMPLETION.validate_python(e) for e in entries if "in_flight" not in e], offset + end
-    except ValidationError as error:
+    except ValueError as error:  # no JSON, or JSON of something else
         raise StorageError(f"{path} holds a line that is no completion: {error}") from error
 
 

@@ -32,7 +32,7 @@ def test_card_of_hand_worked_rows():
         reject("z", "parse", "refused"),
     ]
     assert describe(examples, rejects, {"ClariQ": Overlap(299, 1, 2)}, **SETTINGS) == {
-        "rows_in": 7,
+        "rows_in": 6,
         "rows": 4,
         "groups": 3,
         "labels": {

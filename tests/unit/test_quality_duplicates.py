@@ -67,6 +67,12 @@ def test_a_near_duplicate_is_rejected_with_what_it_is_near():
     ]
 
 
+def test_the_most_similar_earlier_row_is_cited():
+    texts = ("aaa bbb ccc", "aaa ccc fff", "aaa bbb ccc fff", "aaa bbb ddd")
+    _, rejects = drop_near_duplicates(rows(*((text, "clear") for text in texts)), 0.55)
+    assert [(r.row_id, r.detail) for r in rejects] == [("r2", "similarity 0.750, r0: aaa bbb ccc")]
+
+
 def test_a_minimal_pair_under_two_labels_is_kept():
     pair = rows(("capital of Georgia", "ambiguous"), ("capital of the US state of Georgia", "clear"))
     assert drop_near_duplicates(pair, 0.5)[1] == []

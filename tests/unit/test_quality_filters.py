@@ -1,5 +1,4 @@
 import csv
-import os
 from collections import Counter
 from pathlib import Path
 
@@ -135,11 +134,9 @@ def test_config_mistakes_are_named():
     ("name", "n_repeats", "auroc"),
     [("Llama-3.3-70B-Instruct", 5, 0.856), ("gpt_4_1", 4, 0.945), ("llama31_8b", 14, 0.921)],
 )
-def test_teacher_files_have_the_published_marks(name, n_repeats, auroc):
+def test_teacher_files_have_the_published_marks(data_root, name, n_repeats, auroc):
     """GPT-4.1's file has 3 verbatim repeats, and a fourth with another apostrophe."""
-    if "RAYSTILL_TEST_DATA" not in os.environ:
-        pytest.skip("RAYSTILL_TEST_DATA is not set")
-    path = Path(os.environ["RAYSTILL_TEST_DATA"]) / "teacher_ambiguity" / f"{name}_balanced_strict.tsv"
+    path = Path(data_root) / "teacher_ambiguity" / f"{name}_balanced_strict.tsv"
     with path.open(newline="", encoding="utf-8") as file:
         table = list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
     labels = {"0": "clear", "1": "ambiguous"}

@@ -30,6 +30,12 @@ def test_similarity_of_a_hand_worked_pair():
     assert list(similar_pairs(["abc", "abd"], 0.21, np.array([True, True]))) == []
 
 
+def test_a_product_that_floats_round_up_loses_no_pair():
+    # .28 * 25 is 7.000000000000001; the seven 3-grams of the second text are the commonest of the first's 25.
+    found = list(similar_pairs(["abcdefghijklmnopqr stuvwxy", "stuvwxy"], 0.28, np.ones(2, dtype=bool)))
+    assert found == [(1, 0, pytest.approx(0.28))]
+
+
 @pytest.mark.usefixtures("block_sizes")
 @given(texts=TEXTS, min_similarity=SIMILARITIES, data=st.data())
 @settings(deadline=None, max_examples=60)

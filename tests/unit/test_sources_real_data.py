@@ -1,4 +1,3 @@
-import os
 from collections import Counter
 
 import pytest
@@ -14,10 +13,8 @@ LABEL_NAMES = {"1": "ambiguous", "0": "clear"}
 
 
 @pytest.fixture
-def root():
-    if "RAYSTILL_TEST_DATA" not in os.environ:
-        pytest.skip("RAYSTILL_TEST_DATA is not set")
-    return os.environ["RAYSTILL_TEST_DATA"]
+def root(data_root):
+    return data_root
 
 
 def test_clariq_has_the_published_counts_and_labels(root):

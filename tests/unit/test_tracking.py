@@ -374,3 +374,12 @@ def test_importing_tracking_does_not_import_mlflow():
 
     code = "import sys, pipeline.tracking; sys.exit('mlflow' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
+
+
+def test_a_step_made_anew_takes_the_place_of_its_predecessor(root):
+    tracker = open_tracker(root)
+    tracker.publish(make_step(root, "dataset", "offline", config={"filters": "old"}))
+    tracker.publish(make_step(root, "dataset", "offline", config={"filters": "new"}))
+    open_tracker(root).publish(make_step(root, "dataset", "offline", config={"filters": "new"}))
+    children = [run for run in read_runs(root)[1] if run.data.tags.get("raystill.step") == "dataset"]
+    assert [run.data.params["filters"] for run in children] == ["new"]

@@ -1,0 +1,21 @@
+"""Experiments for tests, composed from `conf/` like any user's, then cut down."""
+
+from collections.abc import Sequence
+
+from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import OmegaConf
+
+from pipeline.experiment import ExperimentConfig
+from pipeline.launch import CONF, read_composed
+
+
+def compose_experiment(overrides: Sequence[str]) -> ExperimentConfig:
+    """Return the experiment of a command line."""
+    OmegaConf.register_new_resolver("conf_dir", lambda: str(CONF), replace=True)
+    with initialize_config_dir(str(CONF), version_base=None):
+        composed = compose("config", list(overrides), return_hydra_config=True)
+    HydraConfig.instance().set_config(composed)
+    OmegaConf.set_struct(composed, False)
+    composed.pop("hydra")
+    return read_composed(composed)

@@ -1,0 +1,114 @@
+import os
+import signal
+import threading
+import time
+from collections import Counter
+from functools import partial
+
+import psutil
+import pytest
+
+from pipeline.prompts.requests import make_request
+from pipeline.records import Outcome, Seed
+from pipeline.stages.generate import judge_completion, make_teacher
+from pipeline.storage import Folder
+from pipeline.tasks import TASKS
+from pipeline.tasks.ambiguity import PairedConfig
+from pipeline.teachers.ledger import Ledger, group_by_request
+from pipeline.teachers.plan import Limits, find_unsettled
+from pipeline.teachers.pool import PoolConfig, teach
+from pipeline.teachers.teacher import OfflineConfig, SamplingConfig
+
+pytestmark = pytest.mark.ray
+
+TASK = TASKS["ambiguity"]
+METHOD = PairedConfig(name="paired", n_intents=5, similar_lengths=False, max_attempts=3)
+LIMITS = Limits(max_attempts=3, max_tries=2)
+JUDGE = partial(judge_completion, TASK)
+
+
+def make_requests(n):
+    requests = []
+    for i in range(n):
+        seed = Seed(f"s{i}", f"Topic number {i}", f"s{i}")
+        prompt = TASK.write_prompt(seed, (), METHOD)
+        requests.append(
+            make_request(
+                seed, (), prompt.messages, prompt.schema,
+                temperature=0.0, top_p=1.0, teacher={"kind": "offline"}, run_seed=1,
+            )
+        )  # fmt: skip
+    return requests
+
+
+def teach_offline(requests, ledger, actors=1, timeout_s=30.0, **changes):
+    values = {
+        "kind": "offline", "label": "offline", "sampling": SamplingConfig(temperature=0, top_p=1), "max_in_flight": 8,
+        "timeout_s": timeout_s, "max_tries": LIMITS.max_tries, "latency_s": 0.0, "faults": {},
+    } | changes  # fmt: skip
+    config = OfflineConfig(**values)
+    pool = PoolConfig(actors=actors, cpus_per_actor=1, gpus_per_actor=0)
+    return teach(
+        requests, ledger, partial(make_teacher, config, TASK), config.max_in_flight, timeout_s, JUDGE, LIMITS, pool
+    )
+
+
+def test_every_request_ends_whatever_the_teacher_does(ray_cluster, tmp_path):
+    ledger = Ledger.of(Folder.at(tmp_path), "offline")
+    requests = make_requests(60)
+    faults = {
+        Outcome.INVALID_JSON: 0.2,
+        Outcome.SCHEMA_MISMATCH: 0.2,
+        Outcome.TRUNCATED: 0.1,
+        Outcome.REFUSED: 0.1,
+        Outcome.ERROR: 0.1,
+    }
+    counts = teach_offline(requests, ledger, actors=2, faults=faults)
+    completions, _ = ledger.read()
+    histories = group_by_request(completions)
+    assert find_unsettled(requests, histories, JUDGE, LIMITS) == []
+    judged = Counter(JUDGE(r, c).value for r in requests for c in histories[r.request_id])
+    assert counts == dict(judged)
+    assert set(counts) == {"ok", *faults}
+    for request in requests:
+        history = histories[request.request_id]
+        answered = [c.attempt for c in history if c.outcome.is_answer]
+        assert answered == sorted(set(answered)), "the same (request, attempt) was answered twice"
+        assert max(c.attempt for c in history) <= LIMITS.max_attempts
+
+
+def test_a_second_run_asks_nothing(ray_cluster, tmp_path):
+    ledger = Ledger.of(Folder.at(tmp_path), "offline")
+    requests = make_requests(12)
+    assert sum(teach_offline(requests, ledger).values()) == 12
+    assert teach_offline(requests, ledger) == {}
+    assert len(ledger.read()[0]) == 12
+
+
+def test_a_slow_answer_is_a_timeout_and_is_tried_again(ray_cluster, tmp_path):
+    ledger = Ledger.of(Folder.at(tmp_path), "offline")
+    counts = teach_offline(make_requests(2), ledger, timeout_s=0.05, latency_s=5.0)
+    assert counts == {"timeout": 2 * LIMITS.max_tries}
+
+
+def test_an_actor_that_is_killed_loses_no_answer_and_repeats_none(ray_cluster, tmp_path):
+    ledger = Ledger.of(Folder.at(tmp_path), "offline")
+    requests = make_requests(80)
+    answered_before = []
+
+    def kill_when_busy():
+        while len(completions := ledger.read()[0]) < 20:
+            time.sleep(0.05)
+        pids = [p.pid for p in psutil.process_iter(["cmdline"]) if "TeacherActor" in " ".join(p.info["cmdline"] or ())]
+        answered_before.extend((c.request_id, c.started_at) for c in completions)
+        for pid in pids:
+            os.kill(pid, signal.SIGKILL)
+
+    killer = threading.Thread(target=kill_when_busy, daemon=True)
+    killer.start()
+    teach_offline(requests, ledger, latency_s=0.3)
+    killer.join()
+    assert len(answered_before) >= 20
+    completions, _ = ledger.read()
+    assert sorted(c.request_id for c in completions) == sorted(r.request_id for r in requests)
+    assert set(answered_before) <= {(c.request_id, c.started_at) for c in completions}

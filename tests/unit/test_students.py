@@ -1,0 +1,440 @@
+"""Students: which fits there are, what a fit minimises, and that it is what it says after saving and again."""
+
+import os
+import subprocess
+import sys
+import time
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import f1_score
+from sklearn.utils.class_weight import compute_class_weight
+
+from pipeline.config import validate
+from pipeline.errors import ConfigError
+from pipeline.records import Example
+from pipeline.students.classifier import (
+    Epoch,
+    FitResult,
+    describe_model,
+    fit_classifier,
+    load_predictor,
+    make_loss,
+    weigh_classes,
+)
+from pipeline.students.config import StudentConfig
+from pipeline.students.embedding import load_encoder
+from pipeline.students.fits import Fit, choose_epochs, plan_fits
+from pipeline.students.models import identify_model, locate_model
+from tests.models import build_tiny
+
+LABELS = ("clear", "ambiguous")
+SETTINGS = {
+    "kind": "classifier",
+    "label": "tiny",
+    "model": "",
+    "revision": None,
+    "frozen_encoder": False,
+    "max_length": 16,
+    "epochs": 2,
+    "patience": 2,
+    "learning_rate": 5e-3,
+    "batch_size": 8,
+    "gradient_accumulation": 1,
+    "weight_decay": 0.01,
+    "warmup_share": 0.1,
+    "max_grad_norm": 1.0,
+    "label_smoothing": 0.1,
+    "class_weights": True,
+    "folds": 0,
+    "seeds": (1,),
+    "precision": "fp32",
+    "eval_batch_size": 16,
+}
+KINDS = ("distilbert", "roberta")
+
+
+def configure(**changes) -> StudentConfig:
+    return validate(StudentConfig, {**SETTINGS, **changes})
+
+
+# --- the plan of fits
+
+
+def make_rows(groups) -> list[Example]:
+    """Return rows for a list of (rows of `clear`, rows of `ambiguous`), one pair a group."""
+    labels = [
+        (g, label) for g, counts in enumerate(groups) for label, n in zip(LABELS, counts, strict=True) for _ in range(n)
+    ]
+    return [Example(f"r{i}", "", f"g{group}", f"text {i}", label) for i, (group, label) in enumerate(labels)]
+
+
+@given(
+    st.integers(2, 5).flatmap(
+        lambda n_folds: st.tuples(
+            st.just(n_folds), st.lists(st.tuples(st.integers(1, 8), st.integers(1, 8)), min_size=n_folds, max_size=14)
+        )
+    ),
+    st.integers(0, 100),
+)
+@settings(deadline=None, max_examples=60)
+def test_folds_hold_out_every_row_once_and_never_split_a_group(folds_and_groups, seed):
+    n_folds, groups = folds_and_groups
+    rows = make_rows(groups)
+    plan = plan_fits(rows, configure(folds=n_folds, seeds=(5, 6)), seed)
+    assert [fit.name for fit in plan] == [*(f"fold-{fold}" for fold in range(n_folds)), "final-5", "final-6"]
+    folds, finals = plan[:n_folds], plan[n_folds:]
+    assert Counter(i for fold in folds for i in fold.held_out) == dict.fromkeys(range(len(rows)), 1)
+    for fold in folds:
+        assert fold.is_fold
+        assert sorted(fold.train + fold.held_out) == list(range(len(rows)))
+        assert not {rows[i].group for i in fold.train} & {rows[i].group for i in fold.held_out}
+        assert {rows[i].label for i in fold.train} == set(LABELS)
+    for fit, final_seed in zip(finals, (5, 6), strict=True):
+        assert fit == Fit(f"final-{final_seed}", final_seed, tuple(range(len(rows))), ())
+        assert not fit.is_fold
+
+
+def test_folds_are_drawn_by_the_seed():
+    rows = make_rows([(2, 2)] * 12)
+    one, again, other = (plan_fits(rows, configure(folds=4), seed)[0] for seed in (1, 1, 2))
+    assert one == again
+    assert one.held_out != other.held_out
+
+
+def test_folds_have_like_shares_of_the_labels():
+    rows = make_rows([(5, 5), (1, 9), (9, 1), (5, 5)] * 5)
+    for fold in plan_fits(rows, configure(folds=5), 3)[:5]:
+        share = np.mean([rows[i].label == "clear" for i in fold.held_out])
+        assert share == pytest.approx(0.5, abs=0.1)
+
+
+def test_without_folds_there_are_only_final_fits():
+    plan = plan_fits(make_rows([(2, 2)]), configure(folds=0, seeds=(3, 1)), 0)
+    assert [(fit.name, fit.seed) for fit in plan] == [("final-3", 3), ("final-1", 1)]
+
+
+@pytest.mark.parametrize("groups", [[(3, 3)] * 4, [(3, 3)] * 4 + [(3, 0)] * 9])
+def test_too_few_groups_of_a_label_are_refused_with_advice(groups):
+    with pytest.raises(ConfigError, match=r"5 folds need at least 5 groups .* has 4; .*`folds` lower"):
+        plan_fits(make_rows(groups), configure(folds=5), 0)
+
+
+@pytest.mark.parametrize(("best", "expected"), [([], 10), ([3], 3), ([5, 1, 2], 2), ([1, 2, 4, 9], 2), ([4, 4, 1], 4)])
+def test_final_fits_train_for_the_median_of_the_best_epochs(best, expected):
+    assert choose_epochs(best, configure(epochs=10)) == expected
+
+
+@pytest.mark.parametrize(
+    ("scores", "best"),
+    [([0.2, 0.5, 0.4], 2), ([0.5, 0.5, 0.1], 1), ([0.1], 1), ([None, None, None], 3), ([0.0, 0.0], 1)],
+)
+def test_the_best_epoch_is_the_first_of_the_best_or_the_last_without_scores(scores, best):
+    epochs = tuple(Epoch(n, 0.5, None if s is None else 0.6, s, 0.0) for n, s in enumerate(scores, start=1))
+    result = FitResult(epochs, 1.5)
+    assert result.best_epoch == best
+    assert result.to_json()["best_epoch"] == best
+    assert [epoch["held_out_macro_f1"] for epoch in result.to_json()["epochs"]] == scores
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"), [({"folds": 1}, "folds: 1 leaves nothing"), ({"seeds": (1, 1)}, "once")]
+)
+def test_settings_that_make_no_sense_are_refused(changes, message):
+    with pytest.raises(ConfigError, match=message):
+        configure(**changes)
+
+
+# --- the loss
+
+
+@given(st.lists(st.integers(0, 2), min_size=3, max_size=50).map(lambda labels: [0, 1, 2, *labels]))
+@settings(deadline=None)
+def test_class_weights_are_scikit_learns_balanced_ones(labels):
+    expected = compute_class_weight("balanced", classes=np.arange(3), y=np.array(labels))
+    assert weigh_classes(labels, 3) == pytest.approx(list(expected))
+    assert np.mean([weigh_classes(labels, 3)[label] for label in labels]) == pytest.approx(1)
+
+
+def test_a_class_without_rows_cannot_be_weighed():
+    with pytest.raises(ValueError, match=r"\[2, 0\]"):
+        weigh_classes([0, 0], 2)
+
+
+def compute(logits, labels, weights, smoothing, n_items=None) -> float:
+    outputs = {"logits": torch.tensor(logits, dtype=torch.float64)}
+    return make_loss(weights, smoothing)(outputs, torch.tensor(labels), n_items).item()
+
+
+def test_the_loss_worked_by_hand():
+    """Two rows of even odds (log 2 each) with weights 1 and 3, then a sure one: log(1 + e^-2)."""
+    assert compute([[0.0, 0.0], [5.0, 5.0]], [0, 1], [1.0, 3.0], 0.0) == pytest.approx((1 + 3) * np.log(2) / 2)
+    assert compute([[2.0, 0.0]], [0], None, 0.0) == pytest.approx(np.log(1 + np.exp(-2)))
+    # Smoothing .2 over two classes: .9 of the target's term and .1 of the other's, each with its class's weight.
+    right, wrong = np.log(1 + np.exp(-2)), np.log(1 + np.exp(2))
+    assert compute([[2.0, 0.0]], [0], None, 0.2) == pytest.approx(0.9 * right + 0.1 * wrong)
+    assert compute([[2.0, 0.0]], [0], [2.0, 0.5], 0.2) == pytest.approx(0.9 * 2.0 * right + 0.1 * 0.5 * wrong)
+
+
+LOGITS = np.random.default_rng(0).normal(size=(12, 3)).tolist()
+TARGETS = [0, 1, 2, 0, 0, 1, 2, 2, 1, 0, 0, 0]
+WEIGHTS = [0.5, 1.5, 2.0]
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.4])
+@pytest.mark.parametrize("weights", [None, WEIGHTS], ids=["plain", "weighted"])
+def test_the_loss_is_torchs_over_the_number_of_rows(weights, smoothing):
+    tensor = None if weights is None else torch.tensor(weights, dtype=torch.float64)
+    mean = torch.nn.functional.cross_entropy(
+        torch.tensor(LOGITS, dtype=torch.float64), torch.tensor(TARGETS), tensor, label_smoothing=smoothing
+    ).item()
+    # torch divides by the sum of the rows' weights.
+    total_weight = 12 if weights is None else sum(weights[target] for target in TARGETS)
+    assert compute(LOGITS, TARGETS, weights, smoothing) == pytest.approx(mean * total_weight / 12)
+
+
+def test_weights_and_smoothing_each_change_the_loss():
+    losses = {compute(LOGITS, TARGETS, weights, smoothing) for weights in (None, WEIGHTS) for smoothing in (0.0, 0.1)}
+    assert len({round(loss, 6) for loss in losses}) == 4
+
+
+@given(st.integers(1, 11), st.sampled_from([None, WEIGHTS]), st.sampled_from([0.0, 0.1]))
+@settings(deadline=None)
+def test_a_batch_split_over_accumulation_steps_has_the_same_loss(split, weights, smoothing):
+    whole = compute(LOGITS, TARGETS, weights, smoothing)
+    parts = [
+        compute(LOGITS[:split], TARGETS[:split], weights, smoothing, n_items=torch.tensor(12)),
+        compute(LOGITS[split:], TARGETS[split:], weights, smoothing, n_items=torch.tensor(12)),
+    ]
+    assert sum(parts) == pytest.approx(whole)
+
+
+# --- fits of small models
+
+
+TEXTS = [f"{'how much is it in' if i % 3 else 'what about'} {place}" for i, place in enumerate("abcdefghij" * 4)]
+CLASSES = [0 if i % 3 else 1 for i in range(40)]
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    return {kind: build_tiny(kind, tmp_path_factory.mktemp(kind)) for kind in KINDS}
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    """The same sums everywhere, and no quarrel over two cores."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def fit(model, save_to, held_out=(), seed=1, epochs=2, on_epoch=lambda: None, **changes) -> FitResult:
+    config = configure(model=str(model), **changes)
+    held_out_texts, held_out_classes = zip(*held_out, strict=True) if held_out else ((), ())
+    return fit_classifier(
+        TEXTS, CLASSES, held_out_texts, held_out_classes, LABELS, config,
+        seed=seed, epochs=epochs, save_to=save_to, on_epoch=on_epoch,
+    )  # fmt: skip
+
+
+def predict(folder, texts=TEXTS, batch_size=7):
+    return load_predictor(folder)(texts, batch_size)
+
+
+@pytest.fixture(scope="module")
+def fitted(tiny, tmp_path_factory):
+    """One fit of each kind, shared by the tests that only look at it."""
+    torch.set_num_threads(1)
+    found = {}
+    for kind in KINDS:
+        folder = tmp_path_factory.mktemp(f"fitted_{kind}")
+        found[kind] = (folder, fit(tiny[kind], folder))
+    return found
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_fit_learns_and_reports_its_epochs(fitted, kind):
+    _, result = fitted[kind]
+    assert [epoch.epoch for epoch in result.epochs] == [1, 2]
+    assert result.epochs[1].train_loss < result.epochs[0].train_loss
+    assert result.epochs[0].held_out_macro_f1 is None
+    assert result.best_epoch == 2
+    assert 0 < result.duration_s < 120
+    assert 1.7e9 < result.epochs[0].at <= result.epochs[1].at
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_saved_model_knows_its_labels_and_predicts_the_same_in_any_batch(fitted, kind):
+    folder, _ = fitted[kind]
+    probabilities = predict(folder)
+    assert probabilities.shape == (40, 2)
+    assert probabilities.dtype == np.float64
+    assert probabilities.sum(axis=1) == pytest.approx(np.ones(40))
+    for batch_size in (1, 40):
+        assert predict(folder, batch_size=batch_size) == pytest.approx(probabilities, abs=1e-6)
+    backwards = predict(folder, TEXTS[::-1])
+    assert backwards[::-1] == pytest.approx(probabilities, abs=1e-6)
+    assert len(np.unique(probabilities.round(6), axis=0)) > 10, "rows differ, so their order is looked at"
+    from transformers import AutoConfig
+
+    assert AutoConfig.from_pretrained(folder).id2label == {0: "clear", 1: "ambiguous"}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_predictions_after_reloading_are_those_at_the_end_of_the_fit(tiny, tmp_path, kind):
+    """The trainer's own score of the last epoch, recomputed from the saved model."""
+    held_out = list(zip(TEXTS[:15], CLASSES[:15], strict=True))
+    result = fit(tiny[kind], tmp_path, held_out, label_smoothing=0.0, class_weights=False)
+    probabilities = predict(tmp_path, TEXTS[:15])
+    decided = probabilities.argmax(axis=1)
+    last = result.epochs[-1]
+    assert f1_score(CLASSES[:15], decided, average="macro") == pytest.approx(last.held_out_macro_f1)
+    own = -np.log(probabilities[np.arange(15), CLASSES[:15]]).mean()
+    assert own == pytest.approx(last.held_out_loss, rel=1e-4)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_one_seed_is_one_model_and_another_is_another(tiny, fitted, tmp_path, kind):
+    folder, result = fitted[kind]
+    again = fit(tiny[kind], tmp_path / "again")
+    fit(tiny[kind], tmp_path / "other", seed=2)
+    assert [e.train_loss for e in again.epochs] == [e.train_loss for e in result.epochs]
+    assert (predict(tmp_path / "again") == predict(folder)).all()
+    assert not np.allclose(predict(tmp_path / "other"), predict(folder), atol=1e-4)
+
+
+@pytest.mark.parametrize("change", [{"class_weights": False}, {"label_smoothing": 0.0}], ids=str)
+@pytest.mark.parametrize("kind", KINDS)
+def test_class_weights_and_label_smoothing_both_change_what_is_learned(tiny, fitted, tmp_path, kind, change):
+    fit(tiny[kind], tmp_path, **change)
+    difference = predict(tmp_path)[:, 1].mean() - predict(fitted[kind][0])[:, 1].mean()
+    assert abs(difference) > 1e-4
+    if "class_weights" in change:
+        assert difference < 0, "a third of the rows is ambiguous; weights speak for them"
+
+
+def test_accumulated_batches_learn_what_whole_ones_do(tiny, tmp_path):
+    """Without dropout a batch of 20 and two of 10 are one step, also where classes are uneven over the halves."""
+    from transformers import AutoConfig
+
+    for kind in KINDS:
+        config = AutoConfig.from_pretrained(tiny[kind])
+        for name in ("dropout", "attention_dropout", "seq_classif_dropout", "hidden_dropout_prob"):
+            if hasattr(config, name):
+                setattr(config, name, 0.0)
+        if kind == "roberta":
+            config.attention_probs_dropout_prob = config.classifier_dropout = 0.0
+        folder = tmp_path / kind
+        build_tiny(kind, folder)
+        config.save_pretrained(folder)
+        fit(folder, tmp_path / "whole", batch_size=20)
+        fit(folder, tmp_path / "halves", batch_size=10, gradient_accumulation=2)
+        assert predict(tmp_path / "halves") == pytest.approx(predict(tmp_path / "whole"), abs=1e-4)
+
+
+def test_a_frozen_encoder_stays_as_it_was_and_the_head_learns(tiny, tmp_path):
+    from safetensors.torch import load_file
+
+    fit(tiny["distilbert"], tmp_path, frozen_encoder=True)
+    before = load_file(tiny["distilbert"] / "model.safetensors")
+    after = load_file(tmp_path / "model.safetensors")
+    shared = {name: tensor for name, tensor in after.items() if name.startswith("distilbert.")}
+    assert len(shared) == len(before) > 10
+    assert all(torch.equal(tensor, before[name.removeprefix("distilbert.")]) for name, tensor in shared.items())
+
+
+def test_a_fit_with_held_out_rows_stops_early_and_tells_of_each_epoch(tiny, tmp_path):
+    """A rate too small to change a decision: the first epoch stays the best, and patience runs out."""
+    told = []
+    held_out = list(zip(TEXTS[:10], CLASSES[:10], strict=True))
+    result = fit(
+        tiny["distilbert"], None, held_out, epochs=6, patience=2, learning_rate=1e-9, on_epoch=lambda: told.append(1)
+    )
+    assert len(result.epochs) == 3
+    assert result.best_epoch == 1
+    assert len(told) == 3
+
+
+def test_long_texts_are_cut_alike_in_training_and_prediction(fitted):
+    from transformers import AutoTokenizer
+
+    folder, _ = fitted["roberta"]
+    assert AutoTokenizer.from_pretrained(folder).model_max_length == 16
+    long, longer = "how much is it in a b c d e f g h i j k", "how much is it in a b c d e f g h i j k" + " z" * 900
+    assert predict(folder, [longer]) == pytest.approx(predict(folder, [long]), abs=1e-6)
+
+
+def test_a_models_description_counts_its_parameters(fitted):
+    folder, _ = fitted["distilbert"]
+    from safetensors.torch import load_file
+
+    n_parameters = sum(tensor.numel() for tensor in load_file(folder / "model.safetensors").values())
+    described = describe_model(folder)
+    assert described["n_parameters"] == n_parameters > 10_000
+    assert described["memory_mb"] == pytest.approx(4 * n_parameters / 1e6, abs=0.1)
+
+
+def test_an_encoder_embeds_each_text_by_itself(tiny):
+    encode = load_encoder(str(tiny["distilbert"]))
+    embeddings = encode(TEXTS[:5])
+    assert embeddings.shape == (5, 32)
+    for text, embedding in zip(TEXTS[:5], embeddings, strict=True):
+        assert encode([text])[0] == pytest.approx(embedding, abs=1e-5)
+
+
+# --- where weights come from
+
+
+def test_a_local_folder_is_identified_by_the_content_of_its_files(tiny, tmp_path):
+    first = identify_model(str(tiny["distilbert"]), None)
+    assert identify_model(str(build_tiny("distilbert", tmp_path / "same")), None) == first
+    assert identify_model(str(build_tiny("distilbert", tmp_path / "other", seed=1)), None) != first
+
+
+def test_a_folder_without_a_model_or_no_folder_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match=r"holds no config\.json"):
+        identify_model(str(tmp_path), None)
+    with pytest.raises(ConfigError, match="is no folder on this machine"):
+        identify_model(str(tmp_path / "missing"), None)
+    with pytest.raises(ConfigError, match="is no folder on this machine"):
+        identify_model("./missing", None)
+
+
+def test_weights_in_a_package_are_found_and_a_missing_package_says_what_to_install():
+    assert locate_model("pkg://pipeline/students").endswith("pipeline/students")
+    assert locate_model("some/name") == "some/name"
+    with pytest.raises(ConfigError, match="'no_such_package', which is not installed; install the extra `offline`"):
+        identify_model("pkg://no_such_package/model", None)
+    with pytest.raises(ConfigError, match="no folder"):
+        identify_model("pkg://pipeline/no_such_folder", None)
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [{"HF_HUB_OFFLINE": "1"}, {"HF_HUB_OFFLINE": "0", "HF_ENDPOINT": "http://127.0.0.1:9"}],
+    ids=["offline", "hub not reached"],
+)
+def test_a_hub_id_that_cannot_be_had_is_told_in_seconds(tmp_path, environment):
+    """In a process of its own, because the hub's library reads the environment once."""
+    script = (
+        "from pipeline.errors import ConfigError\nfrom pipeline.students.models import identify_model\n"
+        "try: identify_model('nobody/no-such-model', None)\n"
+        "except ConfigError as error: print(error)\n"
+    )
+    started = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env={**os.environ, "HF_HOME": str(tmp_path), **environment},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert "'nobody/no-such-model'" in done.stdout, done.stderr
+    assert "correct its name, or name a local folder" in done.stdout
+    assert time.monotonic() - started < 10

@@ -10,9 +10,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.csv as pacsv
-
 from pipeline.cluster import Cluster
 from pipeline.experiment import ArmConfig, ExperimentConfig
 from pipeline.identity import derive_seed, digest, source_digest
@@ -236,7 +233,7 @@ def _run_dataset(
         )
         folder.write_table(EXAMPLES, to_table(Example, filtered.kept))
         folder.write_table(REJECTS, to_table(Reject, rejects))
-        folder.write_bytes(TSV, _to_tsv(task.export(filtered.kept)))
+        folder.write_text(TSV, _to_tsv(task.export(filtered.kept)))
         folder.write_json(CARD, card)
         folder.write_json(SAMPLES, sample_rows(filtered.kept, rejects, 5, experiment.seed))
         reasons = Counter(f"rejected_{reject.reason}" for reject in filtered.rejects)
@@ -262,13 +259,11 @@ def _headline(card: Mapping[str, Any]) -> dict[str, float]:
     return {f"card/{name}": float(value) for name, value in found.items() if value is not None}
 
 
-def _to_tsv(columns: Mapping[str, Sequence[str]]) -> bytes:
-    """Return columns as a TSV without quoting; the rows hold neither tabs nor line ends (parsing collapses them)."""
-    sink = pa.BufferOutputStream()
-    options = pacsv.WriteOptions(delimiter="\t", quoting_style="none")
-    clean = {name: [" ".join(value.split()) for value in values] for name, values in columns.items()}
-    pacsv.write_csv(pa.table(clean), sink, options)
-    return bytes(sink.getvalue())
+def _to_tsv(columns: Mapping[str, Sequence[str]]) -> str:
+    """Return columns as a TSV without quoting, as the source system's files are: white space in a value is one space."""
+    rows = zip(*columns.values(), strict=True)
+    lines = ["\t".join(" ".join(value.split()) for value in row) for row in rows]
+    return "\n".join(["\t".join(columns), *lines]) + "\n"
 
 
 def _digest_examples(examples: Sequence[Example]) -> str:

@@ -47,22 +47,27 @@ def identify_model(model: str, revision: str | None) -> str:
 
 
 def _find_commit(model: str, revision: str | None) -> str:
-    from huggingface_hub import hf_hub_download
+    import httpx
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
 
     try:
-        path = hf_hub_download(model, "config.json", revision=revision, etag_timeout=_HUB_TIMEOUT_S)
+        # Not `hf_hub_download`, which retries a hub that can't be reached for half a minute and more.
+        url = hf_hub_url(model, "config.json", revision=revision)
+        return str(get_hf_file_metadata(url, timeout=_HUB_TIMEOUT_S).commit_hash)
     except (RepositoryNotFoundError, RevisionNotFoundError, HFValidationError) as error:
         raise ConfigError(
             f"the model hub knows no student model {model!r} at revision {revision or 'default'}; correct "
             f"`model` or `revision`, or log in if it is gated ({type(error).__name__})"
         ) from None
-    except OSError as error:  # the hub's connection errors derive from it
+    except (OSError, httpx.TransportError) as error:
+        cached = try_to_load_from_cache(model, "config.json", revision=revision)
+        if isinstance(cached, str):
+            return Path(cached).parent.name
         raise ConfigError(
             f"the student model {model!r} is neither a folder here, nor in the hub's cache, nor could the hub be "
             f"reached; correct its name, or name a local folder ({type(error).__name__})"
         ) from None
-    return Path(path).parent.name
 
 
 def _digest_file(path: Path) -> str:

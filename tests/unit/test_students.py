@@ -3,8 +3,10 @@
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
@@ -415,26 +417,72 @@ def test_weights_in_a_package_are_found_and_a_missing_package_says_what_to_insta
         identify_model("pkg://pipeline/no_such_folder", None)
 
 
-@pytest.mark.parametrize(
-    "environment",
-    [{"HF_HUB_OFFLINE": "1"}, {"HF_HUB_OFFLINE": "0", "HF_ENDPOINT": "http://127.0.0.1:9"}],
-    ids=["offline", "hub not reached"],
-)
-def test_a_hub_id_that_cannot_be_had_is_told_in_seconds(tmp_path, environment):
-    """In a process of its own, because the hub's library reads the environment once."""
+def identify_elsewhere(model, cache, revision=None, **environment) -> str:
+    """Return a model's commit, or the error, as a process of its own finds it: the hub's library reads its environment
+    once."""
     script = (
-        "from pipeline.errors import ConfigError\nfrom pipeline.students.models import identify_model\n"
-        "try: identify_model('nobody/no-such-model', None)\n"
+        "import sys\n"
+        "from pipeline.errors import ConfigError\n"
+        "from pipeline.students.models import identify_model\n"
+        "try: print(identify_model(sys.argv[1], sys.argv[2] or None))\n"
         "except ConfigError as error: print(error)\n"
     )
+    command = [sys.executable, "-c", script, model, revision or ""]
+    env = {**os.environ, "HF_HOME": str(cache), "HF_HUB_OFFLINE": "0", "HF_TOKEN": "", **environment}
     started = time.monotonic()
-    done = subprocess.run(
-        [sys.executable, "-c", script],
-        env={**os.environ, "HF_HOME": str(tmp_path), **environment},
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert "'nobody/no-such-model'" in done.stdout, done.stderr
-    assert "correct its name, or name a local folder" in done.stdout
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60)
     assert time.monotonic() - started < 10
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+UNREACHABLE = [{"HF_HUB_OFFLINE": "1"}, {"HF_ENDPOINT": "http://127.0.0.1:9"}]
+
+
+@pytest.mark.parametrize("environment", UNREACHABLE, ids=["offline", "nobody answers"])
+def test_without_a_hub_a_model_comes_from_its_cache_or_is_told_in_seconds(tmp_path, environment):
+    error = identify_elsewhere("nobody/no-such-model", tmp_path, **environment)
+    assert "'nobody/no-such-model' is neither a folder here, nor in the hub's cache" in error
+    assert "correct its name, or name a local folder" in error
+    cached = tmp_path / "hub" / "models--some--model"
+    (cached / "refs").mkdir(parents=True)
+    (cached / "refs" / "main").write_text("c0ffee")
+    (cached / "snapshots" / "c0ffee").mkdir(parents=True)
+    (cached / "snapshots" / "c0ffee" / "config.json").write_text("{}")
+    assert identify_elsewhere("some/model", tmp_path, **environment) == "c0ffee"
+
+
+@pytest.fixture
+def hub():
+    """A hub that knows one model, `some/model`, at two revisions."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_HEAD(self):
+            known = {"/some/model/resolve/main/config.json": "aaa", "/some/model/resolve/v2/config.json": "bbb"}
+            commit = known.get(self.path)
+            self.send_response(200 if commit else 404)
+            if commit:
+                self.send_header("X-Repo-Commit", commit)
+                self.send_header("ETag", '"e"')
+            else:
+                code = "RevisionNotFound" if self.path.startswith("/some/model/") else "RepoNotFound"
+                self.send_header("X-Error-Code", code)
+            self.send_header("Content-Length", "2" if commit else "0")
+            self.end_headers()
+
+        def log_message(self, *arguments):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield {"HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}"}
+    server.shutdown()
+
+
+def test_a_hub_says_which_commit_a_model_is_and_which_it_does_not_know(tmp_path, hub):
+    assert identify_elsewhere("some/model", tmp_path, **hub) == "aaa"
+    assert identify_elsewhere("some/model", tmp_path, "v2", **hub) == "bbb"
+    for model, revision in (("nobody/no-such-model", None), ("some/model", "v3"), ("three/part/name", None)):
+        error = identify_elsewhere(model, tmp_path, revision, **hub)
+        assert f"the model hub knows no student model {model!r} at revision {revision or 'default'}" in error
+        assert "correct `model` or `revision`" in error

@@ -145,7 +145,7 @@ def read_experiment(
     Args:
         composed: What Hydra composed, as plain values.
         choices: The option chosen in each root group.
-        overridden: The root groups that the command line names.
+        overridden: The root groups and keys that the command line names.
 
     Raises:
         ConfigError: Names every mistake with its path.
@@ -153,12 +153,13 @@ def read_experiment(
     values = dict(composed)
     parts = {group: values.pop(group) for group in (*_ARM_GROUPS, "student")}
     if values["arms"]:
-        if ignored := sorted(overridden & {*_ARM_GROUPS, "student"}):
-            group = ignored[0]
+        of_arms = {key for key in overridden if key.split(".")[0] in (*_ARM_GROUPS, "student")}
+        if ignored := sorted(of_arms - {"data.root"}):
+            group = ignored[0].split(".")[0]
             place = "students.<key>" if group == "student" else f"arms.<key>.{group}"
             raise ConfigError(
-                f"{group}=… has no effect beside experiment={choices.get('experiment')}, which has arms and students "
-                f"of its own; set single values as {place}.…, or leave out experiment="
+                f"{ignored[0]}=… has no effect beside experiment={choices.get('experiment')}, which has arms and "
+                f"students of its own; set single values as {place}.…, or leave out experiment="
             )
     else:
         is_rows = parts["data"].get("kind") != "topics"

@@ -52,9 +52,12 @@ def read_composed(composed: DictConfig) -> ExperimentConfig:
     choices = {group: choice for group, choice in job.runtime.choices.items() if isinstance(choice, str)}
     overridden = frozenset(override.split("=", 1)[0].lstrip("+") for override in job.overrides.task)
     try:
+        missing = sorted(OmegaConf.missing_keys(composed))
         values = OmegaConf.to_container(composed, resolve=True)
     except OmegaConfBaseException as error:
         raise ConfigError(f"the configuration can't be resolved: {error}") from None
+    if missing:
+        raise ConfigError("\n".join(f"{key} is missing; set it, as in {key}=…" for key in missing))
     assert isinstance(values, dict)
     return read_experiment({str(key): value for key, value in values.items()}, choices, overridden)
 

@@ -260,7 +260,7 @@ def _headline(card: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _to_tsv(columns: Mapping[str, Sequence[str]]) -> str:
-    """Return columns as a TSV without quoting, as the source system's files are: white space in a value is one space."""
+    """Return columns as a TSV without quoting, like the source system's; white space in a value becomes one space."""
     rows = zip(*columns.values(), strict=True)
     lines = ["\t".join(" ".join(value.split()) for value in row) for row in rows]
     return "\n".join(["\t".join(columns), *lines]) + "\n"

@@ -235,10 +235,13 @@ def _lock(descriptor: int) -> bool:
 
 
 def group_by_request(completions: Iterable[Completion]) -> dict[str, list[Completion]]:
-    """Return completions by request, each request's in the order of attempts and tries."""
+    """Return completions by request, each request's as `sort_history` has them."""
     groups: dict[str, list[Completion]] = {}
     for completion in completions:
         groups.setdefault(completion.request_id, []).append(completion)
-    for group in groups.values():
-        group.sort(key=lambda c: (c.attempt, c.started_at))
-    return groups
+    return {request_id: sort_history(group) for request_id, group in groups.items()}
+
+
+def sort_history(completions: Iterable[Completion]) -> list[Completion]:
+    """Return one request's completions, each once, in the order of attempts and tries."""
+    return sorted(_unique(completions), key=lambda c: (c.attempt, c.started_at))

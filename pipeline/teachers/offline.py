@@ -57,8 +57,6 @@ def _inject_fault(config: OfflineConfig, seed: int, text: str) -> tuple[Outcome,
                     return Outcome.OK, "{}"
                 case Outcome.TRUNCATED:
                     return Outcome.TRUNCATED, text[: len(text) // 2]
-                case Outcome.OK:
-                    return Outcome.OK, text
                 case _:
                     return fault, ""
         draw -= share

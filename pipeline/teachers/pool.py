@@ -18,7 +18,7 @@ from pipeline.config import Config
 from pipeline.errors import TeacherError
 from pipeline.progress import DONE
 from pipeline.records import Completion, Outcome, Request, from_table, to_table
-from pipeline.teachers.ledger import Ledger, LedgerWriter, Snapshot, group_by_request
+from pipeline.teachers.ledger import Ledger, LedgerWriter, Snapshot, group_by_request, sort_history
 from pipeline.teachers.plan import Judge, Limits, Position, advance, find_unsettled, locate
 from pipeline.teachers.teacher import Teacher
 
@@ -133,6 +133,7 @@ class TeacherActor:
         self._limits = limits
         self._ledger = ledger
         self._seen = snapshot
+        self._younger: dict[str, list[Completion]] = {}
         self._report = report
         ledger.recover()  # what an earlier actor on this machine left behind when it died
         self._writer = LedgerWriter(ledger)
@@ -140,11 +141,13 @@ class TeacherActor:
     async def __call__(self, unit: pa.Table) -> AsyncIterator[pa.Table]:
         """Bring the requests of a unit to their ends; yield the completions by outcome."""
         counts: Counter[str] = Counter()
-        younger, self._seen = self._ledger.read(self._seen)  # another job may have answered part of this plan
-        histories = group_by_request(younger)
+        # Another job, or an actor that died, may have answered part of this plan: of this unit or of one to come.
+        younger, self._seen = self._ledger.read(self._seen)
+        for completion in younger:
+            self._younger.setdefault(completion.request_id, []).append(completion)
         async with asyncio.TaskGroup() as group:
             for request, position in _read_positions(unit):
-                history = histories.get(request.request_id, ())
+                history = sort_history(self._younger.get(request.request_id, ()))
                 position = locate(request, history, self._judge, self._limits, position)
                 group.create_task(self._settle(request, position, counts))
         self._writer.roll()

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal, Protocol
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from pipeline.config import Config
 from pipeline.records import Completion, Outcome, Request
@@ -48,6 +48,13 @@ class OfflineConfig(TeacherConfig):
     """Seconds that every answer takes, to rehearse a slow teacher."""
     faults: dict[Outcome, Annotated[float, Field(ge=0, le=1)]]
     """Share of the attempts that end in an outcome other than `ok`, to rehearse a bad teacher."""
+
+    @field_validator("faults")
+    @classmethod
+    def _check_faults(cls, faults: dict[Outcome, float]) -> dict[Outcome, float]:
+        if Outcome.OK in faults or sum(faults.values()) > 1:
+            raise ValueError("shares of outcomes other than ok, 1 in all at most")
+        return faults
 
 
 AnyTeacherConfig = OfflineConfig

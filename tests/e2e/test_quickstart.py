@@ -1,50 +1,52 @@
 """The README's first command, twice."""
 
 import json
-import os
-import subprocess
-import sys
 
 import pytest
 
-from tests.conftest import PROJECT
+from tests.jobs import read_entries, read_result, run_job
 
 pytestmark = pytest.mark.ray
 
 
-def run_quickstart(root):
-    command = [sys.executable, "ray_jobs/run.py", "experiment=quickstart", f"root={root}"]
-    return subprocess.run(
-        command, cwd=PROJECT, capture_output=True, text=True, timeout=400, env={**os.environ, "COLUMNS": "160"}
-    )
+def list_files(root):
+    return sorted((str(path), path.stat().st_mtime_ns) for path in (root / "steps").rglob("*"))
 
 
 def test_quickstart_runs_and_the_second_time_does_nothing(tmp_path):
-    first = run_quickstart(tmp_path)
-    assert first.returncode == 0, first.stderr[-3000:]
-    last = first.stdout.splitlines()[-1]
-    assert last.startswith(f"done: {tmp_path}/steps/comparison/")
-    result = last.removeprefix("done: ")
-    entries = json.loads(open(f"{result}/comparison.json").read())
-    assert {(e["arm"], e["student"]) for e in entries} == {
+    command = ("experiment=quickstart", f"root={tmp_path}")
+    first = run_job(*command)
+    result = read_result(first)
+    assert result.parent == tmp_path / "steps" / "comparison"
+    entries = read_entries(result)
+    assert {(arm, student) for arm, student, *_ in entries} == {
         ("offline", "minilm"), ("majority", None), ("prior", None), ("length", None), ("prototype", None),
         ("tfidf_offline", None),
     }  # fmt: skip
-    assert {(e["benchmark"], e["setting"], e["n"]) for e in entries} == {("Handwritten-60", "standard", 60)}
-    value = {(e["arm"], e["measure"]): e["value"] for e in entries}
-    assert value["majority", "accuracy"] == 0.5
-    assert value["offline", "AUROC"] > 0.5
-    assert set(json.loads(open(f"{result}/manifest.json").read())) >= {
-        "counts",
-        "duration_s",
-        "versions",
-        "fingerprint",
-    }
-    assert "<html" in open(f"{result}/report.html").read()
+    assert {(benchmark, setting) for _, _, benchmark, setting, _ in entries} == {("Handwritten-60", "standard")}
+    assert {n for *_, n in entries.values()} == {60}
+    assert entries["majority", None, "Handwritten-60", "standard", "accuracy"][0] == 0.5
+    assert entries["offline", "minilm", "Handwritten-60", "standard", "AUROC"][0] > 0.5
+    manifest = json.loads((result / "manifest.json").read_text())
+    assert {"counts", "started_at", "duration_s", "versions", "fingerprint"} <= set(manifest)
+    assert {cost["student"] for cost in json.loads((result / "cost.json").read_text())} == {"minilm"}
+    assert "Handwritten-60" in (result / "report.html").read_text()
 
-    before = sorted((str(p), p.stat().st_mtime_ns) for p in (tmp_path / "steps").rglob("*"))
-    second = run_quickstart(tmp_path)
-    assert second.returncode == 0, second.stderr[-3000:]
-    assert second.stdout.splitlines()[-1] == last
-    assert "10 steps, 10 kept" in second.stdout
-    assert sorted((str(p), p.stat().st_mtime_ns) for p in (tmp_path / "steps").rglob("*")) == before
+    before = list_files(tmp_path)
+    second = run_job(*command)
+    assert read_result(second) == result
+    assert "10 steps, 10 kept" in second
+    assert list_files(tmp_path) == before
+
+
+def test_doors_share_their_steps(tmp_path):
+    """`generate` builds the data set that `run` would; a second door finds it."""
+    command = ("experiment=quickstart", "arms.offline.data.limit=20", f"root={tmp_path}")
+    dataset = read_result(run_job(*command, script="generate"))
+    assert dataset.parent == tmp_path / "steps" / "dataset"
+    assert {"examples.parquet", "rejects.parquet", "dataset.tsv", "card.json", "manifest.json"} <= {
+        path.name for path in dataset.iterdir()
+    }
+    again = run_job(*command, script="generate")
+    assert read_result(again) == dataset
+    assert "2 steps, 2 kept" in again

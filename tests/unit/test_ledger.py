@@ -375,11 +375,11 @@ def test_a_ledger_where_nothing_can_be_written_is_told(tmp_path):
         LedgerWriter(Ledger.of(Folder.at(tmp_path / "file"), "sample"))
 
 
-def test_completions_are_grouped_by_request_in_the_order_of_attempts_and_tries():
+def test_completions_are_grouped_by_request_each_once_in_the_order_of_attempts_and_tries():
     rows = [
         complete("b", 1, at=5.0),
         complete("a", 2, at=1.0),
         complete("a", 1, Outcome.TIMEOUT, 4.0),
         complete("a", 1, Outcome.TIMEOUT, 2.0),
     ]
-    assert group_by_request(rows) == {"b": [rows[0]], "a": [rows[3], rows[2], rows[1]]}
+    assert group_by_request([*rows, *rows[:3]]) == {"b": [rows[0]], "a": [rows[3], rows[2], rows[1]]}

@@ -1,0 +1,199 @@
+"""What an experiment may be, and how one is read from groups or from arms."""
+
+import pytest
+
+from pipeline.config import validate
+from pipeline.errors import ConfigError
+from pipeline.experiment import ExperimentConfig, read_experiment
+from tests.composing import compose_experiment
+
+QUICKSTART = compose_experiment(["experiment=quickstart"]).model_dump()
+ROWS = compose_experiment(["data=wiser_gpt41"]).model_dump()["arms"]["wiser_gpt41"]
+
+
+def change(*changes) -> dict:
+    """Return the quickstart's values with some (path, value) set."""
+    values = validate(ExperimentConfig, QUICKSTART).model_dump()
+    for path, value in changes:
+        *parents, key = path.split(".")
+        place = values
+        for parent in parents:
+            place = place[parent]
+        place[key] = value
+    return values
+
+
+def explain(*changes) -> str:
+    with pytest.raises(ConfigError) as caught:
+        validate(ExperimentConfig, change(*changes))
+    return str(caught.value)
+
+
+def test_the_values_that_the_tests_below_change_are_good_ones():
+    assert validate(ExperimentConfig, change()).name == "quickstart"
+
+
+def test_without_arms_the_groups_form_one_arm_and_one_student_named_by_their_choices():
+    experiment = compose_experiment(["student=frozen_minilm", "method=paired_similar_lengths"])
+    assert list(experiment.arms) == ["offline"]
+    assert list(experiment.students) == ["frozen_minilm"]
+    assert experiment.students["frozen_minilm"].frozen_encoder
+    assert experiment.arms["offline"].method.similar_lengths
+    assert experiment.arms["offline"].teacher.kind == "offline"
+    assert experiment.name == "ambiguity_offline_frozen_minilm"
+
+
+def test_an_arm_of_rows_has_no_teacher_and_the_name_of_its_data():
+    experiment = compose_experiment(["data=wiser_gpt41"])
+    assert list(experiment.arms) == ["wiser_gpt41"]
+    assert experiment.arms["wiser_gpt41"].teacher is None
+    assert experiment.arms["wiser_gpt41"].method is None
+    assert experiment.name == "ambiguity_wiser_gpt41_minilm"
+
+
+def test_a_name_that_was_given_stands():
+    assert compose_experiment(["name=mine"]).name == "mine"
+    assert compose_experiment(["experiment=quickstart", "name=mine"]).name == "mine"
+
+
+def test_a_choice_becomes_a_key_in_small_letters():
+    plain = {**QUICKSTART, **QUICKSTART["arms"]["offline"], "student": QUICKSTART["students"]["minilm"]}
+    composed = {**{k: v for k, v in plain.items() if k != "students"}, "arms": {}, "students": {}, "name": None}
+    composed["data"] = {**composed["data"], "root": "/data"}
+    experiment = read_experiment(composed, {"data": "t", "teacher": "Llama-3.1", "student": "My.BERT"}, frozenset())
+    assert list(experiment.arms) == ["llama_3_1"]
+    assert list(experiment.students) == ["my_bert"]
+    assert experiment.data.root == "/data"
+
+
+@pytest.mark.parametrize(
+    ("override", "place"),
+    [
+        ("student=distilbert", "students.<key>.…"),
+        ("student.epochs=9", "students.<key>.…"),
+        ("teacher=offline", "arms.<key>.teacher.…"),
+        ("teacher.latency_s=1", "arms.<key>.teacher.…"),
+        ("data=ambignq_train", "arms.<key>.data.…"),
+        ("data.limit=3", "arms.<key>.data.…"),
+        ("method=paired", "arms.<key>.method.…"),
+        ("filters.length_matched=true", "arms.<key>.filters.…"),
+    ],
+)
+def test_a_root_group_beside_an_experiment_is_refused_with_a_hint(override, place):
+    with pytest.raises(ConfigError) as caught:
+        compose_experiment(["experiment=quickstart", override])
+    key = override.split("=")[0]
+    assert f"{key}=… has no effect beside experiment=quickstart" in str(caught.value)
+    assert place in str(caught.value)
+
+
+def test_what_does_reach_an_experiment_is_taken():
+    experiment = compose_experiment(
+        [
+            *("experiment=quickstart", "data.root=/data", "students.minilm.epochs=9", "arms.offline.data.limit=3"),
+            *("scale=cluster", "tracking=none", "evaluation.n_replicates=100", "task.benchmarks=[ClariQ]", "seed=7"),
+        ]
+    )
+    assert experiment.data.root == "/data"
+    assert experiment.students["minilm"].epochs == 9
+    assert experiment.arms["offline"].data.limit == 3
+    assert experiment.scale.address == "auto"
+    assert not experiment.tracking.enabled
+    assert experiment.evaluation.n_replicates == 100
+    assert experiment.task.benchmarks == ("ClariQ",)
+    assert experiment.seed == 7
+
+
+def test_a_student_can_be_added_to_an_experiment():
+    experiment = compose_experiment(["experiment=quickstart", "+student@students.frozen=frozen_minilm"])
+    assert list(experiment.pairs()) == [("offline", "minilm"), ("offline", "frozen")]
+
+
+@pytest.mark.parametrize("key", ["majority", "prior", "length", "prototype", "tfidf_offline"])
+def test_an_arm_named_like_a_baseline_is_refused(key):
+    message = explain(("arms", {key: QUICKSTART["arms"]["offline"]}))
+    assert f"arms.{key}: that is the name of a baseline" in message
+
+
+@pytest.mark.parametrize("key", ["Offline", "1st", "a-b", "a b", ""])
+def test_keys_that_would_not_do_in_a_path_are_refused(key):
+    assert "should match pattern" in explain(("arms", {key: QUICKSTART["arms"]["offline"]}))
+    assert "should match pattern" in explain(("students", {key: QUICKSTART["students"]["minilm"]}))
+
+
+def test_an_arm_with_a_student_that_does_not_exist_is_refused_with_those_that_do():
+    assert "arms.offline.students: no student bert; have ['minilm']" in explain(("arms.offline.students", ["bert"]))
+
+
+@pytest.mark.parametrize("part", ["teacher", "method"])
+def test_topics_need_a_teacher_and_a_method(part):
+    message = explain((f"arms.offline.{part}", None))
+    assert "arms.offline: " in message
+    assert "they need a `teacher` and a `method`" in message
+
+
+@pytest.mark.parametrize("part", ["teacher", "method"])
+def test_rows_take_neither_teacher_nor_method(part):
+    message = explain(("arms.gpt41", {**ROWS, part: QUICKSTART["arms"]["offline"][part]}))
+    assert "arms.gpt41: " in message
+    assert "leave out `teacher` and `method`" in message
+
+
+def test_rows_beside_a_teacher_on_the_command_line_are_refused():
+    with pytest.raises(ConfigError, match="leave out `teacher` and `method`"):
+        compose_experiment(["data=wiser_gpt41", "teacher=offline"])
+
+
+@pytest.mark.parametrize("key", ["benchmarks", "optional_benchmarks"])
+def test_a_benchmark_that_does_not_exist_is_refused_with_those_that_do(key):
+    message = explain((f"task.{key}", ["ClariQ", "Clariq"]))
+    assert f"task.{key}: " in message
+    assert "no benchmark Clariq; known: " in message
+    assert "AmbigNQ" in message
+
+
+def test_students_that_nothing_judges_are_refused():
+    assert "at least one benchmark" in explain(("task.benchmarks", []), ("task.optional_benchmarks", []))
+
+
+def test_a_task_that_does_not_exist_is_refused_with_those_that_do():
+    assert "no such task; known: ambiguity" in explain(("task.name", "ambigous"))
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("name", "a/b"),
+        ("root", ""),
+        ("seed", -1),
+        ("arms", {}),
+        ("students", {}),
+        ("task.settings", []),
+        ("task.settings", ["dev"]),
+        ("scale.num_cpus", 0),
+        ("scale.pool.actors", 0),
+        ("evaluation.n_replicates", 3),
+        ("students.minilm.learning_rate", 0),
+        ("students.minilm.label_smoothing", 1.0),
+        ("arms.offline.filters.near_duplicate_similarity", 1.5),
+        ("arms.offline.data.limit", 0),
+        ("arms.offline.teacher.sampling.top_p", 0),
+    ],
+)
+def test_a_value_out_of_bounds_is_told_with_its_path(path, value):
+    last = path.split(".")[-1]
+    assert f"{last}" in explain((path, value)).splitlines()[1].split(": ")[0]
+
+
+def test_mistakes_everywhere_are_told_at_once():
+    message = explain(("seed", -1), ("students.minilm.epoch", 3), ("arms.offline.filters.typo", 1), ("root", ""))
+    assert message.startswith("the configuration has 4 mistakes:")
+
+
+def test_every_arm_meets_every_student_unless_it_lists_its_own():
+    arms, students = QUICKSTART["arms"], QUICKSTART["students"]
+    values = change(
+        ("arms", {"b": arms["offline"], "a": {**arms["offline"], "students": ["y"]}, "none": {**ROWS, "students": []}}),
+        ("students", {"x": students["minilm"], "y": students["minilm"]}),
+    )
+    assert list(validate(ExperimentConfig, values).pairs()) == [("b", "x"), ("b", "y"), ("a", "y")]

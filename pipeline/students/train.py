@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import Field
 
 from pipeline.config import Config
-from pipeline.errors import TrainingError
+from pipeline.errors import ConfigError, TrainingError
 from pipeline.identity import digest
 from pipeline.records import Example, from_table
 from pipeline.storage import Folder
@@ -60,8 +60,14 @@ def train_student(
         report: Picklable; called with `done` epochs, those that a fit could do without included, and `fits`.
 
     Raises:
+        ConfigError: The workers can't share the student's batches evenly.
         TrainingError: Training failed more often than `max_failures`.
     """
+    if student.batch_size % config.workers:
+        raise ConfigError(
+            f"scale.training.workers={config.workers} can't share batches of {student.batch_size} rows evenly; set one "
+            "of the two so that it can"
+        )
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
     from ray.train.v2.api.exceptions import TrainingFailedError
@@ -107,6 +113,8 @@ def run_fits(config: Mapping[str, Any]) -> None:
 
     torch.set_num_threads(config["threads"])
     student: StudentConfig = config["student"]
+    n_workers = ray.train.get_context().get_world_size()
+    student = student.model_copy(update={"batch_size": student.batch_size // n_workers})
     labels: tuple[str, ...] = config["labels"]
     report: Callable[[Mapping[str, int]], None] = config["report"]
     fits = Folder(config["output"]) / FITS

@@ -6,6 +6,7 @@ import time
 import psutil
 import pytest
 
+from pipeline.errors import ConfigError
 from pipeline.records import Example, to_table
 from pipeline.storage import Folder
 from pipeline.students.config import StudentConfig
@@ -92,3 +93,17 @@ def test_the_same_seeds_train_the_same_weights(ray_cluster, tmp_path, tiny):
         weights.append([output.read_bytes(f"fits/final-{seed}/model.safetensors") for seed in (1, 2)])
     assert weights[0] == weights[1]
     assert weights[0][0] != weights[0][1]
+
+
+def test_two_workers_share_the_work(ray_cluster, tmp_path, tiny):
+    rows, output = write_rows(Folder.at(tmp_path / "rows")), Folder.at(tmp_path / "student")
+    two = TRAINING.model_copy(update={"workers": 2})
+    train_student(rows, output, LABELS, make_student(tiny, folds=2, seeds=(1,)), two, 7, IGNORE)
+    assert (output / "fits").names(".json") == ["final-1.json", "fold-0.json", "fold-1.json"]
+    assert (output / "fits").exists("final-1/model.safetensors")
+
+
+def test_workers_that_cannot_share_a_batch_are_refused(tmp_path, tiny):
+    three = TRAINING.model_copy(update={"workers": 3})
+    with pytest.raises(ConfigError, match="batches of 8 rows"):
+        train_student(Folder.at(tmp_path), Folder.at(tmp_path), LABELS, make_student(tiny), three, 7, IGNORE)

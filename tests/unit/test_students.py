@@ -382,12 +382,26 @@ def test_a_models_description_counts_its_parameters(fitted):
     assert described["memory_mb"] == pytest.approx(4 * n_parameters / 1e6, abs=0.1)
 
 
-def test_an_encoder_embeds_each_text_by_itself(tiny):
-    encode = load_encoder(str(tiny["distilbert"]))
-    embeddings = encode(TEXTS[:5])
-    assert embeddings.shape == (5, 32)
-    for text, embedding in zip(TEXTS[:5], embeddings, strict=True):
-        assert encode([text])[0] == pytest.approx(embedding, abs=1e-5)
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_seed_draws_the_head(tiny, tmp_path, kind):
+    """Nothing is learned at such a rate, so what differs is what was drawn."""
+    for seed in (1, 2):
+        fit(tiny[kind], tmp_path / str(seed), seed=seed, epochs=1, learning_rate=1e-12)
+    assert not np.allclose(predict(tmp_path / "1"), predict(tmp_path / "2"), atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_encoder_embeds_each_text_by_its_first_token(tiny, kind):
+    from transformers import AutoModel, AutoTokenizer
+
+    tokenizer, model = AutoTokenizer.from_pretrained(tiny[kind]), AutoModel.from_pretrained(tiny[kind]).eval()
+    texts = [f"{'long ' * (i % 7)}text {i}" for i in range(70)]  # more than a batch, and padded
+    embeddings = load_encoder(str(tiny[kind]))(texts)
+    assert embeddings.shape == (70, 32)
+    for text, embedding in zip(texts, embeddings, strict=True):
+        with torch.inference_mode():
+            states = model(**tokenizer([text], return_tensors="pt")).last_hidden_state
+        assert embedding == pytest.approx(states[0, 0].numpy(), abs=1e-5)
 
 
 # --- where weights come from

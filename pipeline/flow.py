@@ -14,7 +14,7 @@ from pipeline.identity import digest
 from pipeline.stages.compare import compare
 from pipeline.stages.evaluate import evaluate_baselines, evaluate_student
 from pipeline.stages.generate import build_dataset
-from pipeline.stages.inputs import read_inputs
+from pipeline.stages.inputs import Inputs, read_inputs
 from pipeline.stages.train import train
 from pipeline.steps import Step, Steps
 from pipeline.storage import Folder
@@ -47,17 +47,7 @@ def run(experiment: ExperimentConfig, until: Stage = "compare") -> Finished:
         root,
         experiment_name=experiment.task.name,
         run_name=experiment.name,
-        run_fingerprint=digest(
-            {
-                "name": experiment.name,
-                "task": experiment.task,
-                "seed": experiment.seed,
-                "arms": experiment.arms,
-                "students": experiment.students,
-                "evaluation": experiment.evaluation,
-                "inputs": inputs.digests,
-            }
-        ),
+        run_fingerprint=digest({"experiment": experiment, "inputs": inputs.digests}),
         params={"name": experiment.name, "task": experiment.task.name, "seed": experiment.seed},
     )
     finished = Finished([], tracker.describe_page())
@@ -67,27 +57,34 @@ def run(experiment: ExperimentConfig, until: Stage = "compare") -> Finished:
         LOG.info(describe(step))
         tracker.publish(step)
 
-    steps = Steps(root, on_finished)
-    with Cluster(experiment.scale, root, experiment.root_is_shared) as cluster:
-        datasets = {arm: build_dataset(arm, experiment, inputs, steps, cluster) for arm in experiment.arms}
-        if until == "generate":
-            return finished
-        students = {
-            (arm, student): train(arm, student, datasets[arm], experiment, inputs, steps, cluster)
-            for arm, student in experiment.pairs()
-        }
-        if until == "train":
-            return finished
-        evaluations = evaluate_baselines(datasets, experiment, inputs, steps, cluster)
-        evaluations += [
-            evaluate_student(arm, student, trained, datasets[arm], experiment, inputs, steps, cluster)
-            for (arm, student), trained in students.items()
-        ]
-        if until == "evaluate":
-            return finished
-    compare(datasets, list(students.values()), evaluations, experiment, inputs.task.labels, steps)
-    tracker.finish({})
+    try:
+        with Cluster(experiment.scale, root, experiment.root_is_shared) as cluster:
+            _run_stages(experiment, until, inputs, Steps(root, on_finished), cluster)
+    except BaseException as error:
+        tracker.finish({}, "FAILED" if isinstance(error, Exception) else "KILLED")
+        raise
+    tracker.finish(finished.steps[-1].manifest["metrics"] if until == "compare" else {})
     return finished
+
+
+def _run_stages(experiment: ExperimentConfig, until: Stage, inputs: Inputs, steps: Steps, cluster: Cluster) -> None:
+    datasets = {arm: build_dataset(arm, experiment, inputs, steps, cluster) for arm in experiment.arms}
+    if until == "generate":
+        return
+    students = {
+        (arm, student): train(arm, student, datasets[arm], experiment, inputs, steps, cluster)
+        for arm, student in experiment.pairs()
+    }
+    if until == "train":
+        return
+    evaluations = evaluate_baselines(datasets, experiment, inputs, steps, cluster)
+    evaluations += [
+        evaluate_student(arm, student, trained, datasets[arm], experiment, inputs, steps, cluster)
+        for (arm, student), trained in students.items()
+    ]
+    if until == "evaluate":
+        return
+    compare(datasets, list(students.values()), evaluations, experiment, inputs.task.labels, steps)
 
 
 def describe(step: Step) -> str:

@@ -23,15 +23,20 @@ SCHEME = 1
 """Part of every fingerprint; raise it when this module's rules change."""
 
 EXCLUDED: dict[str, str] = {
-    "StudentConfig.eval_batch_size": "changes speed and memory; padding moves a logit by less than 1e-6",
-    "StudentConfig.label": "a name for tables",
-    "EvaluationConfig.cost": "how speed is measured, not what is predicted",
-    "TeacherConfig.label": "a name for tables",
-    "TeacherConfig.max_in_flight": "how many requests are open at once; each answer stands by itself",
-    "TeacherConfig.timeout_s": "an answer that came is the same answer, however long one would have waited",
-    "TeacherConfig.max_tries": "how often a failed call is repeated; failures are no answers",
     "DataConfig.root": "the file's content is hashed, not where it lies",
     "DataConfig.path": "the file's content is hashed, not where it lies",
+    "EvaluationConfig.cost": "how speed is measured, not what is predicted",
+    "ExperimentConfig.data": "what is read there is hashed, not where it lies",
+    "ExperimentConfig.root": "where results are kept, not what they are",
+    "ExperimentConfig.root_is_shared": "where results are kept, not what they are",
+    "ExperimentConfig.scale": "actors, workers and threads; workers share a batch, so sums differ in last digits only",
+    "ExperimentConfig.tracking": "where runs are recorded",
+    "StudentConfig.eval_batch_size": "changes speed and memory; padding moves a logit by less than 1e-6",
+    "StudentConfig.label": "a name for tables",
+    "TeacherConfig.label": "a name for tables",
+    "TeacherConfig.max_in_flight": "how many requests are open at once; each answer stands by itself",
+    "TeacherConfig.max_tries": "how often a failed call is repeated; failures are no answers",
+    "TeacherConfig.timeout_s": "an answer that came is the same answer, however long one would have waited",
 }
 """`Model.field` left out of every identity, with the reason it can't change a result."""
 

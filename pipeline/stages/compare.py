@@ -11,7 +11,7 @@ from pipeline.experiment import ExperimentConfig
 from pipeline.records import Example, from_table
 from pipeline.report.html import ReportInput, render_report
 from pipeline.report.plots import Confusion, draw_scores, render
-from pipeline.report.table import tabulate_results
+from pipeline.report.table import HEADLINE, tabulate_results
 from pipeline.stages.evaluate import COST, ENTRIES, PREDICTIONS
 from pipeline.stages.generate import CARD, EXAMPLES, SAMPLES
 from pipeline.steps import Outputs, Step, Steps, versions
@@ -53,7 +53,12 @@ def compare(
             lengths={arm: _count_lengths(step) for arm, step in datasets.items()},
         )
         folder.write_text(REPORT, render_report(report))
-        return Outputs(counts={"entries": len(entries), "evaluations": len(evaluations)})
+        headline = {
+            f"{entry.benchmark}/{entry.setting}/{entry.measure}/{entry.arm} {entry.student}": entry.value
+            for entry in entries
+            if entry.student and entry.measure in HEADLINE
+        }
+        return Outputs(counts={"entries": len(entries), "evaluations": len(evaluations)}, metrics=headline)
 
     return steps.run(
         "comparison",

@@ -51,16 +51,19 @@ def evaluate_student(
 
     def produce(folder: Folder) -> Outputs:
         items = {name: gold.items for name, gold in inputs.gold.items()}
-        predictions, cost = cluster.call(
-            score_items,
-            trained.folder,
-            config.seeds,
-            config.eval_batch_size,
-            items,
-            inputs.task,
-            experiment.evaluation.cost,
-            experiment.scale.training.threads,
-        )
+        n_items = len(config.seeds) * sum(len(gold) for gold in items.values())
+        with cluster.progress(f"evaluate {student}@{arm}", "items", n_items) as report:
+            predictions, cost = cluster.call(
+                score_items,
+                trained.folder,
+                config.seeds,
+                config.eval_batch_size,
+                items,
+                inputs.task,
+                experiment.evaluation.cost,
+                experiment.scale.training.threads,
+                report,
+            )
         folder.write_json(COST, {"arm": arm, "student": student, **cost})
         by_name = lambda gold: predictions[gold.benchmark.name]  # noqa: E731
         return _judge(folder, by_name, arm, student, dataset.fingerprint, experiment, inputs)
@@ -125,6 +128,7 @@ def score_items(
     task: Task,
     cost: CostConfig,
     threads: int,
+    report: Callable[[Mapping[str, int]], None],
 ) -> tuple[dict[str, list[Prediction]], dict[str, Any]]:
     """Return predictions of all final fits by benchmark, and what the first fit costs to run; runs in a task."""
     import torch
@@ -143,6 +147,7 @@ def score_items(
                 decided = [task.labels[index] for index in probabilities.argmax(axis=1)]
                 scores = probabilities[:, positive]
                 predictions[name] += to_predictions(gold, decided, scores, benchmark=name, setting=STANDARD, seed=seed)
+                report({"done": len(gold)})
             if not costs:
                 texts = [item.text for gold in items.values() for item in gold][:_COST_TEXTS]
                 speed = measure_cost(partial(_predict_batch, predict), texts, **cost.model_dump())

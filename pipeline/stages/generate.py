@@ -119,9 +119,8 @@ def _complete(
             teach(
                 requests,
                 ledger,
+                arm.teacher,
                 partial(make_teacher, arm.teacher, task),
-                arm.teacher.max_in_flight,
-                arm.teacher.timeout_s,
                 judge,
                 limits,
                 cluster.config.pool,

@@ -20,7 +20,7 @@ from pipeline.progress import DONE
 from pipeline.records import Completion, Outcome, Request, from_table, to_table
 from pipeline.teachers.ledger import Ledger, LedgerWriter, Snapshot, group_by_request, sort_history
 from pipeline.teachers.plan import Judge, Limits, Position, advance, find_unsettled, locate
-from pipeline.teachers.teacher import Teacher
+from pipeline.teachers.teacher import Teacher, TeacherConfig
 
 UNITS_PER_ACTOR = 4
 MAX_UNIT_ROWS = 1_000
@@ -38,9 +38,8 @@ class PoolConfig(Config):
 def teach(
     requests: Sequence[Request],
     ledger: Ledger,
+    teacher: TeacherConfig,
     make_teacher: Callable[[], Teacher],
-    max_in_flight: int,
-    timeout_s: float,
     judge: Judge,
     limits: Limits,
     config: PoolConfig,
@@ -51,9 +50,8 @@ def teach(
     Args:
         requests: All requests of an arm, answered ones included: they are left out here, once.
         ledger: Where completions are read from and written to.
+        teacher: How many requests an actor keeps open, and how long it waits for one.
         make_teacher: Builds the teacher inside an actor.
-        max_in_flight: Requests that one actor keeps open.
-        timeout_s: Seconds until an attempt counts as `timeout`.
         judge: What parsing makes of a completion.
         limits: How often a request may be asked.
         config: Size of the pool.
@@ -81,9 +79,8 @@ def teach(
         batch_size=None,
         batch_format="pyarrow",
         fn_constructor_kwargs={
+            "config": teacher,
             "make_teacher": make_teacher,
-            "max_in_flight": max_in_flight,
-            "timeout_s": timeout_s,
             "judge": judge,
             "limits": limits,
             "ledger": ledger,
@@ -117,9 +114,8 @@ class TeacherActor:
 
     def __init__(
         self,
+        config: TeacherConfig,
         make_teacher: Callable[[], Teacher],
-        max_in_flight: int,
-        timeout_s: float,
         judge: Judge,
         limits: Limits,
         ledger: Ledger,
@@ -127,8 +123,8 @@ class TeacherActor:
         report: Callable[[Mapping[str, int]], None],
     ) -> None:
         self._teacher = make_teacher()
-        self._open_requests = asyncio.Semaphore(max_in_flight)
-        self._timeout_s = timeout_s
+        self._open_requests = asyncio.Semaphore(config.max_in_flight)
+        self._timeout_s = config.timeout_s
         self._judge = judge
         self._limits = limits
         self._ledger = ledger

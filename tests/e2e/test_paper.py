@@ -20,6 +20,7 @@ def test_paper_experiment_runs_in_full_with_tiny_students(tmp_path, data_root):
         )),
         f"evaluation.prototype.model={tmp_path}/distilbert",
         "evaluation.n_replicates=200",
+        "task.settings=[standard,dev-selected]",
         f"data.root={data_root}",
         f"root={tmp_path}/runs",
         timeout_s=1200,
@@ -29,5 +30,7 @@ def test_paper_experiment_runs_in_full_with_tiny_students(tmp_path, data_root):
     assert students == {(arm, student) for arm in ("gpt41", "llama31_8b") for student in ("distilbert", "roberta")}
     assert round(entries["majority", None, "ClariQ", "standard", "weighted-F1"][0], 4) == 0.8185
     assert round(entries["majority", None, "AmbigNQ", "standard", "weighted-F1"][0], 4) == 0.4323
+    sizes = {(benchmark, setting): n for (_, _, benchmark, setting, _), (*_, n) in entries.items()}
+    assert sizes == {("ClariQ", "standard"): 299, ("ClariQ", "dev-selected"): 62, ("AmbigNQ", "standard"): 2002}
     fits = sorted(path.name for path in next((tmp_path / "runs/steps/student").iterdir()).glob("fits/*.json"))
     assert fits == ["final-42.json", "final-43.json", *(f"fold-{fold}.json" for fold in range(5))]

@@ -48,9 +48,7 @@ def teach_offline(requests, ledger, actors=1, timeout_s=30.0, **changes):
     } | changes  # fmt: skip
     config = OfflineConfig(**values)
     pool = PoolConfig(actors=actors, cpus_per_actor=1, gpus_per_actor=0)
-    return teach(
-        requests, ledger, partial(make_teacher, config, TASK), config.max_in_flight, timeout_s, JUDGE, LIMITS, pool
-    )
+    return teach(requests, ledger, config, partial(make_teacher, config, TASK), JUDGE, LIMITS, pool)
 
 
 def test_every_request_ends_whatever_the_teacher_does(ray_cluster, tmp_path):

@@ -11,8 +11,9 @@ from typing import Literal
 from pipeline.cluster import Cluster
 from pipeline.experiment import ExperimentConfig
 from pipeline.identity import digest
+from pipeline.stages.baselines import evaluate_baselines
 from pipeline.stages.compare import compare
-from pipeline.stages.evaluate import evaluate_baselines, evaluate_student
+from pipeline.stages.evaluate import evaluate_student
 from pipeline.stages.generate import build_dataset
 from pipeline.stages.inputs import Inputs, read_inputs
 from pipeline.stages.train import train

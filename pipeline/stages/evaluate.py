@@ -1,4 +1,4 @@
-"""From students and baselines to predictions and measures on the benchmarks: the one stage that opens test items.
+"""From students to predictions and measures on the benchmarks: with the baselines, the one stage that opens test items.
 
 A student's scores are computed once for all items of a benchmark, dev splits included. The setting `standard` reports
 them all; `dev-selected` chooses the decision threshold on the dev splits and reports the test split alone.
@@ -10,15 +10,12 @@ from functools import partial
 from typing import Any
 
 from pipeline.cluster import Cluster
-from pipeline.evaluation import baselines
 from pipeline.evaluation.bootstrap import estimate
 from pipeline.evaluation.comparison import Entry, to_entries
 from pipeline.evaluation.cost import CostConfig, measure_cost
 from pipeline.evaluation.decisions import DEV_SELECTED, STANDARD, select_on_dev, to_predictions
 from pipeline.experiment import ExperimentConfig
-from pipeline.records import Example, GoldItem, Prediction, from_table, to_table
-from pipeline.sources.data import AmbigNQTrainConfig, LabelledConfig
-from pipeline.stages.generate import EXAMPLES
+from pipeline.records import GoldItem, Prediction, to_table
 from pipeline.stages.inputs import Gold, Inputs
 from pipeline.steps import Outputs, Step, Steps
 from pipeline.storage import Folder
@@ -30,7 +27,7 @@ _UNSELECTED = ("majority", "prior")
 """Baselines whose scores say nothing of an item: a threshold chosen on them would be noise."""
 _COST_TEXTS = 512
 """Items that throughput is measured on, at most."""
-_CODE = tuple(f"pipeline.evaluation.{name}" for name in ("measures", "bootstrap", "decisions", "baselines"))
+_CODE = tuple(f"pipeline.evaluation.{name}" for name in ("measures", "bootstrap", "decisions", "cost"))
 
 Predict = Callable[[Gold], list[Prediction]]
 """A benchmark to predictions on all its items, setting `standard`."""
@@ -65,59 +62,14 @@ def evaluate_student(
                 report,
             )
         folder.write_json(COST, {"arm": arm, "student": student, **cost})
-        by_name = lambda gold: predictions[gold.benchmark.name]  # noqa: E731
-        return _judge(folder, by_name, arm, student, dataset.fingerprint, experiment, inputs)
 
-    return _run(produce, f"{arm}/{student}", {"student": trained.fingerprint}, {}, experiment, inputs, steps)
+        def predict(gold: Gold) -> list[Prediction]:
+            return predictions[gold.benchmark.name]
 
+        return judge(folder, predict, arm, student, dataset.fingerprint, experiment, inputs)
 
-def evaluate_baselines(
-    datasets: Mapping[str, Step], experiment: ExperimentConfig, inputs: Inputs, steps: Steps, cluster: Cluster
-) -> list[Step]:
-    """Return the steps of all baselines: four of the experiment, and TF-IDF for each arm."""
-    task, evaluation = inputs.task, experiment.evaluation
-    written = {key: step for key, step in datasets.items() if not _is_human(experiment, key)} or dict(datasets)
-
-    def rows(*keys: str) -> list[Example]:
-        tables = [datasets[key].folder.read_table(EXAMPLES) for key in keys]
-        return [example for table in tables for example in from_table(Example, table)]
-
-    def majority(gold: Gold) -> list[Prediction]:
-        return baselines.predict_majority(gold.items, task.labels, task.positive, **_name(gold))
-
-    def prior(gold: Gold) -> list[Prediction]:
-        seeds = range(evaluation.prior_seeds)
-        return baselines.predict_prior(gold.items, task.labels, task.positive, seeds, **_name(gold))
-
-    def length(gold: Gold) -> list[Prediction]:
-        return baselines.predict_length(gold.items, rows(*written), task.labels, task.positive, **_name(gold))
-
-    def prototype(gold: Gold) -> list[Prediction]:
-        threads = experiment.scale.training.threads
-        return cluster.call(_predict_prototype, gold.items, evaluation.prototype, task, _name(gold), threads)
-
-    def tfidf(key: str, gold: Gold) -> list[Prediction]:
-        return baselines.predict_tfidf(gold.items, rows(key), task.labels, task.positive, **_name(gold))
-
-    fingerprints = {key: step.fingerprint for key, step in datasets.items()}
-    plan: dict[str, tuple[Predict, Mapping[str, str], dict[str, Any]]] = {
-        "majority": (majority, {}, {}),
-        "prior": (prior, {}, {"seeds": evaluation.prior_seeds}),
-        "length": (length, {key: fingerprints[key] for key in written}, {}),
-        "prototype": (prototype, {"model": inputs.models["prototype"]}, {"sentences": evaluation.prototype.sentences}),
-    }
-    for key, fingerprint in fingerprints.items():
-        plan[f"tfidf_{key}"] = (partial(tfidf, key), {"dataset": fingerprint}, {})
-    finished = []
-    for name, (predict, made_of, config) in plan.items():
-
-        def produce(folder: Folder, name: str = name, predict: Predict = predict) -> Outputs:
-            data = fingerprints.get(name.removeprefix("tfidf_"), "")
-            return _judge(folder, predict, name, None, data, experiment, inputs)
-
-        config = {"baseline": name, **config}
-        finished.append(_run(produce, name, made_of, config, experiment, inputs, steps))
-    return finished
+    made_of = {"student": trained.fingerprint, "dataset": dataset.fingerprint}
+    return run_evaluation(produce, f"{arm}/{student}", made_of, {}, experiment, inputs, steps)
 
 
 def score_items(
@@ -159,23 +111,7 @@ def _predict_batch(predict: Callable[[Sequence[str], int], Any], texts: list[str
     return predict(texts, len(texts))
 
 
-def _predict_prototype(
-    items: Sequence[GoldItem],
-    config: baselines.PrototypeConfig,
-    task: Task,
-    name: Mapping[str, str],
-    threads: int,
-) -> list[Prediction]:
-    import torch
-
-    from pipeline.students.embedding import load_encoder
-
-    torch.set_num_threads(threads)
-    encode = load_encoder(config.model)
-    return baselines.predict_prototype(items, encode, config.sentences, task.labels, task.positive, **name)
-
-
-def _judge(
+def judge(
     folder: Folder,
     predict: Predict,
     arm: str,
@@ -216,7 +152,7 @@ def _apply_settings(
     return predictions
 
 
-def _run(
+def run_evaluation(
     produce: Callable[[Folder], Outputs],
     arm: str,
     made_of: Mapping[str, str],
@@ -224,7 +160,20 @@ def _run(
     experiment: ExperimentConfig,
     inputs: Inputs,
     steps: Steps,
+    code: Sequence[str] = (),
 ) -> Step:
+    """Return the evaluation step of a student or baseline.
+
+    Args:
+        produce: Predicts and judges.
+        arm: The arm's key and the student's, or the baseline's name.
+        made_of: Fingerprints of what predicts.
+        config: What else can change the predictions.
+        experiment: Settings that all evaluations share.
+        inputs: The benchmarks.
+        steps: Where the step runs or is found.
+        code: Modules besides those that all evaluations share.
+    """
     return steps.run(
         "evaluation",
         produce,
@@ -238,14 +187,5 @@ def _run(
             "bootstrap": {"replicates": experiment.evaluation.n_replicates, "seed": experiment.evaluation.seed},
         },
         inputs={**made_of, **{f"gold {name}": gold.digest for name, gold in inputs.gold.items()}},
-        code=[*_CODE, __name__],
+        code=[*_CODE, *code, __name__],
     )
-
-
-def _name(gold: Gold) -> dict[str, str]:
-    return {"benchmark": gold.benchmark.name, "setting": STANDARD}
-
-
-def _is_human(experiment: ExperimentConfig, key: str) -> bool:
-    data = experiment.arms[key].data
-    return isinstance(data, AmbigNQTrainConfig) or (isinstance(data, LabelledConfig) and data.origin == "human")

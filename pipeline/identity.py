@@ -71,11 +71,11 @@ def source_digest(modules: Iterable[str]) -> str:
 
 
 class _DropDocstrings(ast.NodeTransformer):
-    """Makes every text that stands alone as a statement, which does nothing, a `pass`."""
+    """Drops every text that stands alone as a statement, which does nothing."""
 
-    def visit_Expr(self, node: ast.Expr) -> ast.stmt:
+    def visit_Expr(self, node: ast.Expr) -> ast.stmt | None:
         is_text = isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
-        return ast.Pass() if is_text else node
+        return None if is_text else node
 
 
 def _plain(value: Any) -> Any:

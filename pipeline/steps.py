@@ -81,7 +81,7 @@ class Steps:
             "step": name,
             "config": config,
             "inputs": inputs,
-            "code": source_digest(sorted(code)),
+            "code": source_digest(code),
         }
         fingerprint = digest(ingredients)
         folder = self.root / "steps" / name / fingerprint

@@ -33,11 +33,13 @@ def make_request(
         run_seed: The experiment's seed; the row's own is derived from it and the seed's id.
     """
     row_seed = derive_seed(run_seed, seed.seed_id)
+    max_new_tokens = compute_max_new_tokens(schema)
     identity = {
         "messages": [[message.role, message.content] for message in messages],
         "schema": schema,
         "temperature": float(temperature),
         "top_p": float(top_p),
+        "max_new_tokens": max_new_tokens,
         "teacher": teacher,
         "row_seed": row_seed,
     }
@@ -47,7 +49,7 @@ def make_request(
         passages=tuple(passages),
         messages=tuple(messages),
         response_schema=json.dumps(schema, sort_keys=True),
-        max_new_tokens=compute_max_new_tokens(schema),
+        max_new_tokens=max_new_tokens,
         temperature=float(temperature),
         top_p=float(top_p),
         row_seed=row_seed,

@@ -36,9 +36,8 @@ EXAMPLES, REJECTS, CARD, SAMPLES, TSV = (
     "dataset.tsv",
 )
 CARD_FOLDS = 5
-_FILTER_CODE = tuple(
-    f"pipeline.quality.{name}" for name in ("text", "similarity", "duplicates", "lengths", "leakage", "filters")
-)
+_FILTERS = ("text", "rejects", "similarity", "duplicates", "lengths", "leakage", "filters")
+_FILTER_CODE = tuple(f"pipeline.quality.{name}" for name in _FILTERS)
 _CARD_CODE = ("pipeline.quality.card", "pipeline.quality.shortcuts")
 
 

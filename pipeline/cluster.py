@@ -5,7 +5,7 @@ It is joined only when the first step needs it: a run that finds everything fini
 
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -16,6 +16,7 @@ from pipeline.progress import Tally, show_progress
 from pipeline.storage import Folder
 
 T = TypeVar("T")
+LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -61,27 +62,39 @@ class Cluster:
         logging.getLogger("ray.data").setLevel(logging.ERROR)
         logging.getLogger("ray.train").setLevel(logging.ERROR)
         address = os.environ.get("RAY_ADDRESS") or self.config.address
-        if address:
-            ray.init(address=address, log_to_driver=False, logging_level="error")
-        else:
-            ray.init(
-                address="local",  # never a cluster that happens to run here, whose code and size nobody asked for
-                num_cpus=self.config.num_cpus,
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level="error",
-            )
-            self._check_size(ray.cluster_resources())
+        where = (
+            {"address": address}
+            if address
+            else {
+                "address": "local",  # never a cluster that happens to run here, whose code and size nobody asked for
+                "num_cpus": self.config.num_cpus,
+                "include_dashboard": False,
+            }
+        )
+        try:
+            ray.init(**where, log_to_driver=False, logging_level="error")
+        except ConnectionError as error:
+            raise ConfigError(f"no Ray cluster answers at {address} (scale.address, RAY_ADDRESS): {error}") from None
         self._is_joined = True
-        n_nodes = sum(node["Alive"] for node in ray.nodes())
-        if n_nodes > 1 and self.root.is_local and not self.root_is_shared:
+        if address:
+            self._check_reach(ray.nodes(), ray.get_runtime_context().get_node_id())
+        self._check_size(ray.cluster_resources(), may_grow=bool(address))
+
+    def _check_reach(self, nodes: Sequence[Mapping[str, Any]], own_id: str) -> None:
+        """Check that all nodes that may work share the root."""
+        if not self.root.is_local or self.root_is_shared:
+            return
+        alive = [node for node in nodes if node["Alive"]]
+        own = next(node for node in alive if node["NodeID"] == own_id)
+        # A head without CPUs works through nodes that may not have joined yet.
+        if len(alive) > 1 or not own["Resources"].get("CPU"):
             raise ConfigError(
-                f"root={self.root} is a local folder, but the cluster has {n_nodes} nodes, which would each write to "
-                "their own; use an s3://… root, or say root_is_shared=true if it is a network folder on all of them"
+                f"root={self.root} is a local folder, but work runs on other nodes, each of which would write to its "
+                "own; use an s3://… root, or say root_is_shared=true if it is a network folder on all of them"
             )
 
-    def _check_size(self, resources: Mapping[str, float]) -> None:
-        """Check that a machine, which does not grow, can hold an actor and a worker: Ray would wait for ever."""
+    def _check_size(self, resources: Mapping[str, float], may_grow: bool) -> None:
+        """Check that an actor and the workers fit: Ray would wait for ever, which only a growing cluster may do."""
         pool, training = self.config.pool, self.config.training
         for what, needed, unit in (
             ("scale.pool.cpus_per_actor", pool.cpus_per_actor, "CPU"),
@@ -90,23 +103,23 @@ class Cluster:
             ("scale.training.gpus_per_worker", training.gpus_per_worker * training.workers, "GPU"),
         ):
             if needed > resources.get(unit, 0):
-                raise ConfigError(
-                    f"{what} asks for {needed:g} {unit}s in all, but this machine gives Ray "
-                    f"{resources.get(unit, 0):g}; set it lower, or scale.num_cpus higher, or name a cluster as "
-                    "scale.address"
-                )
+                problem = f"{what} asks for {needed:g} {unit}s in all, but Ray has {resources.get(unit, 0):g}"
+                if not may_grow:
+                    raise ConfigError(f"{problem}; set it lower, or scale.num_cpus higher, or name a cluster")
+                LOG.warning("%s now; waiting for nodes that have more", problem)
 
-    def call(self, function: Callable[..., T], *arguments: Any) -> T:
-        """Run a function as a task, with the resources of a training worker; what it raises is raised here."""
+    def call(self, function: Callable[..., T], *arguments: Any, gpus: float | None = None) -> T:
+        """Run a function as a task, with a training worker's resources (or `gpus`); what it raises is raised here."""
         self.join()
         import ray
 
         training = self.config.training
-        remote = ray.remote(num_cpus=training.cpus_per_worker, num_gpus=training.gpus_per_worker)(function)
+        n_gpus = training.gpus_per_worker if gpus is None else gpus
+        remote = ray.remote(num_cpus=training.cpus_per_worker, num_gpus=n_gpus)(function)
         try:
             result: T = ray.get(remote.remote(*arguments))
         except ray.exceptions.RayTaskError as error:
-            raise error.as_instanceof_cause() from None
+            raise error.cause from None
         return result
 
     @contextmanager
@@ -114,7 +127,10 @@ class Cluster:
         """Show progress while the body runs; workers add to it through what this gives."""
         self.join()
         import ray
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-        tally = ray.remote(num_cpus=0)(Tally).remote()
+        # On this node, which lives as long as the run does.
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        tally = ray.remote(num_cpus=0, scheduling_strategy=here)(Tally).remote()
         with show_progress(stage, unit, total, lambda: ray.get(tally.totals.remote())):
             yield Report(tally)

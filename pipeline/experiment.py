@@ -18,8 +18,7 @@ from pipeline.sources.benchmarks import BENCHMARKS, BenchmarkConfig
 from pipeline.sources.data import AnyDataConfig, TopicsConfig
 from pipeline.students.config import StudentConfig
 from pipeline.students.train import TrainingConfig
-from pipeline.tasks import TASKS
-from pipeline.tasks.ambiguity import PairedConfig
+from pipeline.tasks import TASKS, AnyMethodConfig
 from pipeline.teachers.pool import PoolConfig
 from pipeline.teachers.teacher import AnyTeacherConfig
 from pipeline.tracking import TrackingConfig
@@ -72,7 +71,7 @@ class ArmConfig(Config):
 
     data: AnyDataConfig
     teacher: AnyTeacherConfig | None = None
-    method: PairedConfig | None = None
+    method: AnyMethodConfig | None = None
     filters: FiltersConfig
     students: tuple[Key, ...] | None = None
     """Keys of the students to train; null: all."""
@@ -109,7 +108,7 @@ class ExperimentConfig(Config):
     """Whether a local root is the same folder on every node."""
     data: DataRootConfig
     seed: int = Field(ge=0)
-    """Everything that is drawn (rows' seeds, folds, samples), but final fits, which have seeds of their own."""
+    """Of teachers' rows, folds and filters. Final fits, samples of data files and the bootstrap have their own."""
     arms: dict[Key, ArmConfig] = Field(min_length=1)
     students: dict[Key, StudentConfig] = Field(min_length=1)
     evaluation: EvaluationConfig
@@ -123,6 +122,12 @@ class ExperimentConfig(Config):
                 raise ValueError(f"arms.{key}: that is the name of a baseline; choose another key")
             if unknown := [s for s in arm.students or () if s not in self.students]:
                 raise ValueError(f"arms.{key}.students: no student {', '.join(unknown)}; have {list(self.students)}")
+        for key, student in self.students.items():
+            if student.batch_size % self.scale.training.workers:
+                raise ValueError(
+                    f"students.{key}.batch_size: {self.scale.training.workers} workers (scale.training.workers) can't "
+                    f"share batches of {student.batch_size} rows evenly"
+                )
         return self
 
     def pairs(self) -> Iterator[tuple[str, str]]:

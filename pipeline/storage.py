@@ -38,7 +38,7 @@ class Folder:
         return Folder(text.rstrip("/") if "://" in text else str(Path(text).expanduser().absolute()))
 
     def __truediv__(self, name: str) -> "Folder":
-        return Folder(f"{self.url}/{name}")
+        return Folder(self._join(name))
 
     def __str__(self) -> str:
         return self.url
@@ -176,11 +176,21 @@ class Folder:
         self.delete(probe)
 
     def _resolve(self, name: str) -> tuple[pafs.FileSystem, str]:
-        full = f"{self.url}/{name}" if name else self.url
+        full = self._join(name) if name else self.url
         if self.is_local:
             return pafs.LocalFileSystem(), full
-        filesystem, path = pafs.FileSystem.from_uri(full)
+        try:
+            filesystem, path = pafs.FileSystem.from_uri(full)
+        except (OSError, ValueError) as error:
+            raise StorageError(f"{full} is no place that can be used: {error}") from error
         return filesystem, path
+
+    def _join(self, name: str) -> str:
+        """Return the URL of something inside; options of the URL (`?endpoint_override=…`) stay at its end."""
+        if self.is_local:
+            return f"{self.url}/{name}"
+        place, separator, options = self.url.partition("?")
+        return f"{place}/{name}{separator}{options}"
 
     @contextmanager
     def _replacing(self, name: str) -> Iterator[tuple[pafs.FileSystem, str]]:

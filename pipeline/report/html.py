@@ -79,6 +79,11 @@ class Grid:
         return [all(_is_number(item) for item in column if item is not None) for column in zip(*rows, strict=True)]
 
 
+def read_template() -> str:
+    """Return the source of the report's template."""
+    return (Path(__file__).parent / "templates" / "report.html.jinja").read_text()
+
+
 def render_report(report: ReportInput) -> str:
     """Return the report as the text of an HTML file."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined

@@ -17,7 +17,7 @@ class DataConfig(Config):
     """What all data have in common."""
 
     root: str | None
-    """Folder or URL that relative paths count from; null: the experiment's `data.root`."""
+    """Folder or URL that relative paths count from; null: the experiment's `data.root`, else the working directory."""
 
 
 class TopicsConfig(DataConfig):
@@ -96,5 +96,4 @@ def require_root(root: str | None, what: str) -> str:
 
 
 def _find_file(root: str | None, path: str) -> str:
-    is_absolute = "://" in path or path.startswith(("/", "~"))
-    return path if is_absolute else locate(require_root(root, path), path)
+    return path if root is None else locate(root, path)

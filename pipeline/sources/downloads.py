@@ -128,4 +128,4 @@ def _describe_origin(file: SourceFile) -> str:
 
 
 def _fetch_command(root: Location) -> str:
-    return f"python ray_jobs/fetch.py data.root={root}"
+    return f"python ray_jobs/fetch.py {root}"

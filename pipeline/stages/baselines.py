@@ -15,6 +15,7 @@ from pipeline.stages.generate import EXAMPLES
 from pipeline.stages.inputs import Gold, Inputs
 from pipeline.steps import Outputs, Step, Steps
 from pipeline.storage import Folder
+from pipeline.students.models import PinnedModel
 from pipeline.tasks.task import Task
 
 _CODE = ("pipeline.evaluation.baselines", "pipeline.students.embedding", __name__)
@@ -43,7 +44,8 @@ def evaluate_baselines(
 
     def prototype(gold: Gold) -> list[Prediction]:
         threads = experiment.scale.training.threads
-        return cluster.call(_predict_prototype, gold.items, evaluation.prototype, task, _name(gold), threads)
+        model, sentences = inputs.models["prototype"], evaluation.prototype.sentences
+        return cluster.call(_predict_prototype, gold.items, model, sentences, task, _name(gold), threads, gpus=0)
 
     def tfidf(key: str, gold: Gold) -> list[Prediction]:
         return baselines.predict_tfidf(gold.items, rows(key), task.labels, task.positive, **_name(gold))
@@ -53,7 +55,11 @@ def evaluate_baselines(
         "majority": (majority, {}, {}),
         "prior": (prior, {}, {"seeds": evaluation.prior_seeds}),
         "length": (length, {key: fingerprints[key] for key in written}, {}),
-        "prototype": (prototype, {"model": inputs.models["prototype"]}, {"sentences": evaluation.prototype.sentences}),
+        "prototype": (
+            prototype,
+            {"model": inputs.models["prototype"].identity},
+            {"sentences": evaluation.prototype.sentences},
+        ),
     }
     for key, fingerprint in fingerprints.items():
         plan[f"tfidf_{key}"] = (partial(tfidf, key), {"dataset": fingerprint}, {})
@@ -71,7 +77,8 @@ def evaluate_baselines(
 
 def _predict_prototype(
     items: Sequence[GoldItem],
-    config: baselines.PrototypeConfig,
+    model: PinnedModel,
+    sentences: Mapping[str, str],
     task: Task,
     name: Mapping[str, str],
     threads: int,
@@ -81,8 +88,8 @@ def _predict_prototype(
     from pipeline.students.embedding import load_encoder
 
     torch.set_num_threads(threads)
-    encode = load_encoder(config.model)
-    return baselines.predict_prototype(items, encode, config.sentences, task.labels, task.positive, **name)
+    encode = load_encoder(model)
+    return baselines.predict_prototype(items, encode, sentences, task.labels, task.positive, **name)
 
 
 def _name(gold: Gold) -> dict[str, str]:

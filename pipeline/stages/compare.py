@@ -8,16 +8,17 @@ import yaml
 
 from pipeline.evaluation.comparison import COMPARISON, Entry, sort_entries, write_comparison
 from pipeline.experiment import ExperimentConfig
+from pipeline.identity import digest
 from pipeline.records import Example, from_table
-from pipeline.report.html import ReportInput, render_report
+from pipeline.report.html import ReportInput, read_template, render_report
 from pipeline.report.plots import Confusion, draw_scores, render
-from pipeline.report.table import HEADLINE, tabulate_results
+from pipeline.report.table import HEADLINE, tabulate_results, to_markdown
 from pipeline.stages.evaluate import COST, ENTRIES, PREDICTIONS
 from pipeline.stages.generate import CARD, EXAMPLES, SAMPLES
 from pipeline.steps import Outputs, Step, Steps, versions
 from pipeline.storage import Folder
 
-REPORT = "report.html"
+REPORT, RESULTS = "report.html", "results.md"
 _CODE = ("pipeline.report.html", "pipeline.report.plots", "pipeline.report.table", "pipeline.evaluation.comparison")
 
 
@@ -52,6 +53,7 @@ def compare(
             samples={arm: step.folder.read_json(SAMPLES) for arm, step in datasets.items()},
             lengths={arm: _count_lengths(step) for arm, step in datasets.items()},
         )
+        folder.write_text(RESULTS, to_markdown(plain))
         folder.write_text(REPORT, render_report(report))
         headline = {
             f"{entry.benchmark}/{entry.setting}/{entry.measure}/{entry.arm} {entry.student}": entry.value
@@ -64,7 +66,7 @@ def compare(
         "comparison",
         produce,
         arm="",
-        config={"name": experiment.name, "labels": labels},
+        config={"name": experiment.name, "labels": labels, "template": digest(read_template())},
         inputs={f"{step.name} {step.arm}": step.fingerprint for step in (*datasets.values(), *evaluations)},
         code=[*_CODE, __name__],
     )

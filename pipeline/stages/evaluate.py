@@ -44,24 +44,26 @@ def evaluate_student(
     cluster: Cluster,
 ) -> Step:
     """Return the step that judges a student's final fits."""
-    config = experiment.students[student]
+    config, cost, training = experiment.students[student], experiment.evaluation.cost, experiment.scale.training
+    use_gpu = training.gpus_per_worker > 0
 
     def produce(folder: Folder) -> Outputs:
         items = {name: gold.items for name, gold in inputs.gold.items()}
         n_items = len(config.seeds) * sum(len(gold) for gold in items.values())
         with cluster.progress(f"evaluate {student}@{arm}", "items", n_items) as report:
-            predictions, cost = cluster.call(
+            predictions, measured = cluster.call(
                 score_items,
                 trained.folder,
                 config.seeds,
                 config.eval_batch_size,
                 items,
                 inputs.task,
-                experiment.evaluation.cost,
-                experiment.scale.training.threads,
+                cost,
+                training.threads,
+                use_gpu,
                 report,
             )
-        folder.write_json(COST, {"arm": arm, "student": student, **cost})
+        folder.write_json(COST, {"arm": arm, "student": student, **measured})
 
         def predict(gold: Gold) -> list[Prediction]:
             return predictions[gold.benchmark.name]
@@ -69,7 +71,9 @@ def evaluate_student(
         return judge(folder, predict, arm, student, dataset.fingerprint, experiment, inputs)
 
     made_of = {"student": trained.fingerprint, "dataset": dataset.fingerprint}
-    return run_evaluation(produce, f"{arm}/{student}", made_of, {}, experiment, inputs, steps)
+    # The step also holds what its predictions cost, which depends on where and how that is measured.
+    measured_with = {"cost": cost, "threads": training.threads, "gpu": use_gpu}
+    return run_evaluation(produce, f"{arm}/{student}", made_of, measured_with, experiment, inputs, steps)
 
 
 def score_items(
@@ -80,6 +84,7 @@ def score_items(
     task: Task,
     cost: CostConfig,
     threads: int,
+    use_gpu: bool,
     report: Callable[[Mapping[str, int]], None],
 ) -> tuple[dict[str, list[Prediction]], dict[str, Any]]:
     """Return predictions of all final fits by benchmark, and what the first fit costs to run; runs in a task."""
@@ -93,7 +98,7 @@ def score_items(
     costs: dict[str, Any] = {}
     for seed in seeds:
         with (trained / FITS).as_local(f"final-{seed}") as folder:
-            predict = load_predictor(folder)
+            predict = load_predictor(folder, use_gpu)
             for name, gold in items.items():
                 probabilities = predict([item.text for item in gold], batch_size)
                 decided = [task.labels[index] for index in probabilities.argmax(axis=1)]
@@ -103,7 +108,7 @@ def score_items(
             if not costs:
                 texts = [item.text for gold in items.values() for item in gold][:_COST_TEXTS]
                 speed = measure_cost(partial(_predict_batch, predict), texts, **cost.model_dump())
-                costs = {**describe_model(folder), **asdict(speed), "threads": threads}
+                costs = {**describe_model(folder, use_gpu), **asdict(speed), "threads": threads}
     return predictions, costs
 
 
@@ -183,6 +188,8 @@ def run_evaluation(
             # A name for tables, yet part of the files that the step writes.
             "arm": arm,
             "task": inputs.task.name,
+            "labels": inputs.task.labels,
+            "positive": inputs.task.positive,
             "settings": experiment.task.settings,
             "bootstrap": {"replicates": experiment.evaluation.n_replicates, "seed": experiment.evaluation.seed},
         },

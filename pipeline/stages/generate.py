@@ -5,6 +5,7 @@ a digest of the completions that it was made of, so it is made anew when, and on
 """
 
 import hashlib
+import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
@@ -28,6 +29,7 @@ from pipeline.teachers.plan import Limits, find_unsettled, locate
 from pipeline.teachers.pool import teach
 from pipeline.teachers.teacher import AnyTeacherConfig
 
+LOG = logging.getLogger(__name__)
 EXAMPLES, REJECTS, CARD, SAMPLES, TSV = (
     "examples.parquet",
     "rejects.parquet",
@@ -58,6 +60,15 @@ def build_dataset(key: str, experiment: ExperimentConfig, inputs: Inputs, steps:
     requests = list(from_table(Request, requests_step.folder.read_table("requests.parquet")))
     histories = _complete(key, arm, task, requests, steps.root, cluster)
     examples, rejects, counts = _parse(task, requests, histories)
+    if counts["requests_failed"]:
+        LOG.warning(
+            "%s: %d of %d requests have no usable answer; what was answered is in %s, and a higher method.max_attempts "
+            "or teacher.max_tries asks again",
+            key,
+            counts["requests_failed"],
+            counts["requests"],
+            REJECTS,
+        )
     made_of = {"requests": requests_step.fingerprint, "completions": _digest_completions(histories)}
     return _run_dataset(key, arm, experiment, inputs, steps, made_of, examples, rejects, counts)
 

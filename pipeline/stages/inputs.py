@@ -14,12 +14,12 @@ from pipeline.experiment import ArmConfig, ExperimentConfig
 from pipeline.identity import digest
 from pipeline.records import Example, GoldItem, Seed
 from pipeline.sources.benchmarks import Benchmark, find_benchmark, site_benchmark
-from pipeline.sources.data import TopicsConfig, read_examples, read_seeds
+from pipeline.sources.data import AmbigNQTrainConfig, TopicsConfig, read_examples, read_seeds
 from pipeline.storage import Folder
-from pipeline.students.models import identify_model
+from pipeline.students.models import PinnedModel, pin_model
 from pipeline.tasks import TASKS
 from pipeline.tasks.task import Task
-from pipeline.tracking import tracking_uri
+from pipeline.tracking import redact, tracking_uri
 
 LOG = logging.getLogger(__name__)
 JOB_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"
@@ -35,8 +35,9 @@ class Gold:
 
     @property
     def digest(self) -> str:
-        """What identifies the items and their labels."""
-        return digest([asdict(item) for item in self.items])
+        """What identifies the items, their labels, and which of them may select."""
+        splits = [self.benchmark.dev_splits, self.benchmark.test_splits]
+        return digest([splits, [asdict(item) for item in self.items]])
 
 
 @dataclass(frozen=True)
@@ -50,8 +51,8 @@ class Inputs:
     """By arm that brings its rows."""
     gold: Mapping[str, Gold]
     """By benchmark."""
-    models: Mapping[str, str]
-    """By student, and `prototype`: what pins its weights."""
+    models: Mapping[str, PinnedModel]
+    """By student, and `prototype`."""
 
     @property
     def digests(self) -> dict[str, str]:
@@ -60,7 +61,7 @@ class Inputs:
             **{f"seeds {key}": digest([asdict(seed) for seed in seeds]) for key, seeds in self.seeds.items()},
             **{f"rows {key}": digest([asdict(row) for row in rows]) for key, rows in self.examples.items()},
             **{f"gold {name}": gold.digest for name, gold in self.gold.items()},
-            **{f"model {key}": model for key, model in self.models.items()},
+            **{f"model {key}": model.identity for key, model in self.models.items()},
         }
 
 
@@ -80,8 +81,14 @@ def read_inputs(experiment: ExperimentConfig) -> Inputs:
             seeds[key] = read_seeds(arm.data, experiment.data.root)
         else:
             examples[key] = _check_labels(key, arm, task, read_examples(arm.data, experiment.data.root))
-    models = {key: identify_model(student.model, student.revision) for key, student in experiment.students.items()}
-    models["prototype"] = identify_model(experiment.evaluation.prototype.model, None)
+    models = {key: pin_model(student.model, student.revision) for key, student in experiment.students.items()}
+    prototype = experiment.evaluation.prototype
+    models["prototype"] = pin_model(prototype.model, None)
+    if set(prototype.sentences) != set(task.labels):
+        raise ConfigError(
+            f"evaluation.prototype.sentences: one sentence for each of {sorted(task.labels)}, got "
+            f"{sorted(prototype.sentences)}"
+        )
     return Inputs(task, seeds, examples, _read_gold(experiment, task), models)
 
 
@@ -93,8 +100,15 @@ def check_root(experiment: ExperimentConfig) -> None:
             a remote root has no tracking server.
         StorageError: The root can't be written.
     """
+    paths = {"root": experiment.root, "data.root": experiment.data.root}
+    for key, value in paths.items():
+        if value is not None and redact(value) != value:
+            raise ConfigError(f"{key} holds credentials, which would be printed and recorded; give them to the nodes")
     if JOB_VARIABLE in os.environ:
-        for key, value in {"root": experiment.root, "data.root": experiment.data.root}.items():
+        for key, arm in experiment.arms.items():
+            if not isinstance(arm.data, AmbigNQTrainConfig) and not (arm.data.root or experiment.data.root):
+                paths[f"arms.{key}.data.path"] = arm.data.path
+        for key, value in paths.items():
             if value is not None and "://" not in value and not value.startswith("/"):
                 raise ConfigError(
                     f"{key}={value} is a relative path, but a submitted job runs in a copy of the working directory "
@@ -122,9 +136,18 @@ def _read_gold(experiment: ExperimentConfig, task: Task) -> dict[str, Gold]:
         gold[benchmark.name] = Gold(benchmark, tuple(benchmark.load(root or ".")))
     for config in experiment.task.own_benchmarks:
         benchmark = site_benchmark(config, task.positive)
+        if benchmark.name in gold:
+            raise ConfigError(f"task.own_benchmarks: {benchmark.name} is there twice; give each its own name")
         gold[benchmark.name] = Gold(benchmark, tuple(benchmark.load(config.root or root or ".")))
+        if {item.label for item in gold[benchmark.name].items} != set(task.labels):
+            raise ConfigError(
+                f"task.own_benchmarks: {benchmark.name} has labels "
+                f"{sorted({item.label for item in gold[benchmark.name].items})}, the task {sorted(task.labels)}"
+            )
     if not gold:
         raise SourceError(f"none of the benchmarks {experiment.task.optional_benchmarks} is under data.root={root}")
+    if "standard" not in experiment.task.settings and not any(one.benchmark.dev_splits for one in gold.values()):
+        raise ConfigError(f"task.settings: dev-selected needs a benchmark with dev items; {list(gold)} have none")
     return gold
 
 

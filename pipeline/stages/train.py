@@ -29,7 +29,8 @@ def train(
         TrainingError: Workers failed too often.
         ConfigError: The rows have too few groups for the student's folds.
     """
-    config = experiment.students[student]
+    config, training, pinned = experiment.students[student], experiment.scale.training, inputs.models[student]
+    runnable = config.model_copy(update={"model": pinned.location, "revision": pinned.revision})
 
     def produce(folder: Folder) -> Outputs:
         n_epochs = (config.folds + len(config.seeds)) * config.epochs
@@ -37,7 +38,7 @@ def train(
         with cluster.progress(f"train {student}@{arm}", "epochs", n_epochs) as report:
             report({"done": n_fits_kept * config.epochs, "fits": n_fits_kept})
             labels = inputs.task.labels
-            train_student(dataset.folder, folder, labels, config, experiment.scale.training, experiment.seed, report)
+            train_student(dataset.folder, folder, labels, runnable, training, experiment.seed, report)
         results = {
             name.removesuffix(".json"): (folder / FITS).read_json(name) for name in (folder / FITS).names(".json")
         }
@@ -51,8 +52,15 @@ def train(
         "student",
         produce,
         arm=f"{arm}/{student}",
-        config={"student": config, "labels": inputs.task.labels, "seed": experiment.seed},
-        inputs={"dataset": dataset.fingerprint, "model": inputs.models[student]},
+        config={
+            "student": config,
+            "labels": inputs.task.labels,
+            "seed": experiment.seed,
+            # Workers draw their own dropout, and a GPU computes in half precision.
+            "workers": training.workers,
+            "mixed_precision": config.precision == "auto" and training.gpus_per_worker > 0,
+        },
+        inputs={"dataset": dataset.fingerprint, "model": pinned.identity},
         code=_CODE,
     )
 

@@ -98,6 +98,7 @@ def fit_classifier(
     *,
     seed: int,
     epochs: int,
+    use_gpu: bool,
     save_to: Path | None,
     on_epoch: Callable[[], None] = lambda: None,
 ) -> FitResult:
@@ -112,6 +113,7 @@ def fit_classifier(
         config: The student.
         seed: Draws the head, the dropout and the order of rows.
         epochs: Epochs, at most.
+        use_gpu: Whether the machine's GPU is ours to use; one that is merely there may be another's.
         save_to: Folder for the last epoch's model.
         on_epoch: Called after each epoch.
     """
@@ -138,14 +140,15 @@ def fit_classifier(
     model = AutoModelForSequenceClassification.from_pretrained(
         location,
         revision=config.revision,
+        dtype=torch.float32,  # weights saved in half precision would train in it, without the trainer's scaling
         num_labels=len(label_names),
         id2label=dict(enumerate(label_names)),
         label2id={name: index for index, name in enumerate(label_names)},
     )
     if config.frozen_encoder:
         model.base_model.requires_grad_(False)
-    has_gpu = torch.cuda.is_available()
-    is_mixed = has_gpu and config.precision == "auto"
+    is_mixed = use_gpu and config.precision == "auto"
+    has_bf16 = use_gpu and torch.cuda.is_bf16_supported(including_emulation=False)
     epoch_ends: list[float] = []
 
     class _EpochEnds(TrainerCallback):  # type: ignore[misc]
@@ -168,9 +171,9 @@ def fit_classifier(
             optim="adamw_torch",
             seed=seed,
             data_seed=seed,
-            use_cpu=not has_gpu,
-            bf16=is_mixed and torch.cuda.is_bf16_supported(),
-            fp16=is_mixed and not torch.cuda.is_bf16_supported(),
+            use_cpu=not use_gpu,
+            bf16=is_mixed and has_bf16,
+            fp16=is_mixed and not has_bf16,
             eval_strategy="epoch" if held_out_texts else "no",
             metric_for_best_model="macro_f1" if held_out_texts else None,
             greater_is_better=True if held_out_texts else None,
@@ -198,7 +201,7 @@ def fit_classifier(
     return FitResult(_read_epochs(trainer.state.log_history, epoch_ends), time.monotonic() - started)
 
 
-def load_predictor(folder: Path) -> Callable[[Sequence[str], int], np.ndarray]:
+def load_predictor(folder: Path, use_gpu: bool) -> Callable[[Sequence[str], int], np.ndarray]:
     """Return a function (texts, batch size) to class probabilities of shape (n, classes), float64.
 
     Texts are batched in order of length, so that little padding is computed, and come back in their own order.
@@ -207,8 +210,8 @@ def load_predictor(folder: Path) -> Callable[[Sequence[str], int], np.ndarray]:
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = AutoModelForSequenceClassification.from_pretrained(folder).to(device).eval()
+    device = torch.device("cuda" if use_gpu else "cpu")
+    model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32).to(device).eval()
 
     def predict(texts: Sequence[str], batch_size: int) -> np.ndarray:
         order = sorted(range(len(texts)), key=lambda i: (len(texts[i]), i))
@@ -224,16 +227,16 @@ def load_predictor(folder: Path) -> Callable[[Sequence[str], int], np.ndarray]:
     return predict
 
 
-def describe_model(folder: Path) -> dict[str, Any]:
+def describe_model(folder: Path, use_gpu: bool) -> dict[str, Any]:
     """Return a saved model's number of parameters, its weights' size in MB, and the device that would run it."""
     import torch
     from transformers import AutoModelForSequenceClassification
 
-    parameters = list(AutoModelForSequenceClassification.from_pretrained(folder).parameters())
+    parameters = list(AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32).parameters())
     return {
         "n_parameters": sum(p.numel() for p in parameters),
         "memory_mb": round(sum(p.numel() * p.element_size() for p in parameters) / 1e6, 1),
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU",
+        "device": torch.cuda.get_device_name() if use_gpu else "CPU",
     }
 
 

@@ -12,7 +12,7 @@ class StudentConfig(Config):
 
     kind: Literal["classifier"]
     label: str
-    """The name in tables."""
+    """The name in messages."""
     model: str
     """A hub id, a local folder, or `pkg://<package>/<folder>` for weights inside an installed Python package."""
     revision: str | None

@@ -4,21 +4,21 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from pipeline.students.models import locate_model
+from pipeline.students.models import PinnedModel, locate_model
 
 _BATCH_SIZE = 64
 
 
-def load_encoder(model: str) -> Callable[[Sequence[str]], np.ndarray]:
+def load_encoder(model: PinnedModel) -> Callable[[Sequence[str]], np.ndarray]:
     """Return a function from texts to the embeddings of their first tokens, (n_texts, n_dimensions)."""
     import torch
     from transformers import AutoModel, AutoTokenizer, logging
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    location = locate_model(model)
-    tokenizer = AutoTokenizer.from_pretrained(location)
-    encoder = AutoModel.from_pretrained(location).eval()
+    location = locate_model(model.location)
+    tokenizer = AutoTokenizer.from_pretrained(location, revision=model.revision)
+    encoder = AutoModel.from_pretrained(location, revision=model.revision, dtype=torch.float32).eval()
 
     def encode(texts: Sequence[str]) -> np.ndarray:
         batches = []

@@ -1,6 +1,7 @@
 """Where a student's weights come from, and what identifies them."""
 
 import hashlib
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
@@ -24,26 +25,40 @@ def locate_model(model: str) -> str:
         return str(Path(str(files(package))) / folder)
     except ModuleNotFoundError:
         raise ConfigError(
-            f"the student's weights {model} are in the Python package {package!r}, which is not installed; "
+            f"the weights {model} are in the Python package {package!r}, which is not installed; "
             "install the extra `offline`, or name a hub id or a folder as `model`"
         ) from None
 
 
-def identify_model(model: str, revision: str | None) -> str:
-    """Return what pins a model's weights: a digest of a local folder's files, or the hub's commit.
+@dataclass(frozen=True)
+class PinnedModel:
+    """Weights that can't change under a run."""
+
+    location: str
+    """A hub id, an absolute folder, or `pkg://…`, which each machine finds in its own packages."""
+    revision: str | None
+    """The hub's commit; None where the location is no hub id."""
+    identity: str
+    """A digest of the files, or the hub's commit."""
+
+
+def pin_model(model: str, revision: str | None) -> PinnedModel:
+    """Return a model as it is now, so that every worker loads just that.
 
     Raises:
         ConfigError: There is no such model, or the hub can't be reached and has nothing in its cache.
     """
-    location = locate_model(model)
-    folder = Path(location)
+    folder = Path(locate_model(model)).expanduser()
     if folder.is_dir():
         if not (folder / "config.json").is_file():
-            raise ConfigError(f"the student's model folder {folder} holds no config.json; save a model there first")
-        return digest({p.name: _digest_file(p) for p in sorted(folder.iterdir()) if p.is_file()})
+            raise ConfigError(f"the model folder {folder} holds no config.json; save a model there first")
+        identity = digest({p.name: _digest_file(p) for p in sorted(folder.iterdir()) if p.is_file()})
+        # Absolute, because workers run in folders of their own.
+        return PinnedModel(model if model.startswith(PACKAGE_SCHEME) else str(folder.absolute()), None, identity)
     if model.startswith((PACKAGE_SCHEME, "/", ".", "~")):
-        raise ConfigError(f"the student's model {model} is no folder on this machine")
-    return _find_commit(model, revision)
+        raise ConfigError(f"the model {model} is no folder on this machine")
+    commit = _find_commit(model, revision)
+    return PinnedModel(model, commit, commit)
 
 
 def _find_commit(model: str, revision: str | None) -> str:
@@ -57,7 +72,7 @@ def _find_commit(model: str, revision: str | None) -> str:
         return str(get_hf_file_metadata(url, timeout=_HUB_TIMEOUT_S).commit_hash)
     except (RepositoryNotFoundError, RevisionNotFoundError, HFValidationError) as error:
         raise ConfigError(
-            f"the model hub knows no student model {model!r} at revision {revision or 'default'}; correct "
+            f"the model hub knows no model {model!r} at revision {revision or 'default'}; correct "
             f"`model` or `revision`, or log in if it is gated ({type(error).__name__})"
         ) from None
     except (OSError, httpx.TransportError) as error:
@@ -65,7 +80,7 @@ def _find_commit(model: str, revision: str | None) -> str:
         if isinstance(cached, str):
             return Path(cached).parent.name
         raise ConfigError(
-            f"the student model {model!r} is neither a folder here, nor in the hub's cache, nor could the hub be "
+            f"the model {model!r} is neither a folder here, nor in the hub's cache, nor could the hub be "
             f"reached; correct its name, or name a local folder ({type(error).__name__})"
         ) from None
 

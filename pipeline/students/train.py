@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import Field
 
 from pipeline.config import Config
-from pipeline.errors import ConfigError, TrainingError
+from pipeline.errors import TrainingError
 from pipeline.identity import digest
 from pipeline.records import Example, from_table
 from pipeline.storage import Folder
@@ -26,7 +26,7 @@ FITS = "fits"
 
 
 class TrainingConfig(Config):
-    """Where and how wide training runs; nothing here changes what is learned but the number of workers."""
+    """Where and how wide training runs. Only the number of workers, and a GPU's precision, change what is learned."""
 
     workers: int = Field(gt=0)
     """Processes that share each batch."""
@@ -54,20 +54,17 @@ def train_student(
         rows: The folder of the data set, with `examples.parquet`.
         output: The folder of the student; fits go to `fits/`.
         labels: Class names by index.
-        student: The student.
+        student: The student; a folder as its model is an absolute path.
         config: Where and how wide to train.
         seed: Draws the folds.
         report: Picklable; called with `done` epochs, those that a fit could do without included, and `fits`.
 
     Raises:
-        ConfigError: The workers can't share the student's batches evenly.
+        ConfigError: The rows have too few groups for the student's folds.
         TrainingError: Training failed more often than `max_failures`.
     """
-    if student.batch_size % config.workers:
-        raise ConfigError(
-            f"scale.training.workers={config.workers} can't share batches of {student.batch_size} rows evenly; set one "
-            "of the two so that it can"
-        )
+    # Here rather than in a worker, which would be restarted after a mistake as after a crash.
+    plan_fits(list(from_table(Example, rows.read_table("examples.parquet"))), student, seed)
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
     from ray.train.v2.api.exceptions import TrainingFailedError
@@ -80,6 +77,7 @@ def train_student(
             "labels": labels,
             "student": student,
             "threads": config.threads,
+            "use_gpu": config.gpus_per_worker > 0,
             "seed": seed,
             "report": report,
         },
@@ -132,7 +130,7 @@ def run_fits(config: Mapping[str, Any]) -> None:
         on_epoch = (lambda: report({"done": 1})) if is_first else (lambda: None)
         with tempfile.TemporaryDirectory() as scratch:
             model = None if fit.is_fold else Path(scratch)
-            result = _run_fit(fit, examples, labels, student, epochs, model, on_epoch)
+            result = _run_fit(fit, examples, labels, student, epochs, config["use_gpu"], model, on_epoch)
             if fit.is_fold:
                 best_epochs.append(result.best_epoch)
             if is_first:
@@ -149,6 +147,7 @@ def _run_fit(
     labels: tuple[str, ...],
     student: StudentConfig,
     epochs: int,
+    use_gpu: bool,
     save_to: Path | None,
     on_epoch: Callable[[], None],
 ) -> FitResult:
@@ -163,6 +162,7 @@ def _run_fit(
         student,
         seed=fit.seed,
         epochs=epochs,
+        use_gpu=use_gpu,
         save_to=save_to,
         on_epoch=on_epoch,
     )

@@ -92,11 +92,14 @@ class Ledger:
         with _try_lock(node_local(self.folder) / "compact.lock") as is_ours:
             if not is_ours:
                 return
-            small = [
-                (name, table)
-                for name in self.segments.names(".parquet")
-                if (table := self.segments.read_table(name)).num_rows < SEGMENT_ROWS
-            ]
+            try:
+                small = [
+                    (name, table)
+                    for name in self.segments.names(".parquet")
+                    if (table := self.segments.read_table(name)).num_rows < SEGMENT_ROWS
+                ]
+            except StorageError:  # another machine, which this lock does not reach, is merging them
+                return
             if len(small) < 2:
                 return
             merged = _unique(from_table(Completion, pa.concat_tables([table for _, table in small])))

@@ -96,8 +96,11 @@ def teach(
         ),
     )
     total: Counter[str] = Counter()
-    for row in counts.iter_rows():
-        total[row["outcome"]] += row["completions"]
+    try:
+        for row in counts.iter_rows():
+            total[row["outcome"]] += row["completions"]
+    except ray.exceptions.RayError as error:
+        raise TeacherError(f"an actor failed: {_find_cause(error)}; answered requests are kept") from error
     ledger.recover()
     ledger.compact()
     completions, _ = ledger.read()
@@ -174,6 +177,17 @@ class TeacherActor:
                 request.request_id, attempt, Outcome.TIMEOUT, "", "timeout", 0, 0, started_at, waited,
                 f"no answer within {self._timeout_s} s",
             )  # fmt: skip
+
+
+def _find_cause(error: BaseException) -> str:
+    """Return what the innermost error says, of those that Ray and a group of tasks have wrapped it in."""
+    while True:
+        inner = getattr(error, "cause", None) or error.__cause__
+        if isinstance(error, BaseExceptionGroup):
+            inner = error.exceptions[0]
+        if not isinstance(inner, BaseException):
+            return f"{type(error).__name__}: {error}".strip().splitlines()[0]
+        error = inner
 
 
 def _with_positions(requests: Sequence[tuple[Request, Position]]) -> pa.Table:

@@ -29,8 +29,8 @@ class SamplingConfig(Config):
 class TeacherConfig(Config):
     """What all teachers have in common."""
 
-    label: str
-    """The name in tables and the ledger's folder."""
+    label: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+    """Names the ledger's folder: under another label, answers are asked for again."""
     sampling: SamplingConfig
     max_in_flight: int = Field(gt=0)
     """Requests that one actor keeps open at once."""

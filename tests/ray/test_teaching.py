@@ -97,7 +97,8 @@ def test_an_actor_that_is_killed_loses_no_answer_and_repeats_none(ray_cluster, t
     def kill_when_busy():
         while len(completions := ledger.read()[0]) < 20:
             time.sleep(0.05)
-        pids = [p.pid for p in psutil.process_iter(["cmdline"]) if "TeacherActor" in " ".join(p.info["cmdline"] or ())]
+        # Only our own: another run may be at work on this machine.
+        pids = [p.pid for p in psutil.Process().children(recursive=True) if "TeacherActor" in " ".join(p.cmdline())]
         answered_before.extend((c.request_id, c.started_at) for c in completions)
         for pid in pids:
             os.kill(pid, signal.SIGKILL)

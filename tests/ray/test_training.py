@@ -6,7 +6,6 @@ import time
 import psutil
 import pytest
 
-from pipeline.errors import ConfigError
 from pipeline.records import Example, to_table
 from pipeline.storage import Folder
 from pipeline.students.config import StudentConfig
@@ -50,7 +49,8 @@ def tiny(tmp_path_factory):
 
 
 def find_training_workers():
-    return [p for p in psutil.process_iter(["cmdline"]) if "RayTrainWorker" in " ".join(p.info["cmdline"] or ())]
+    """Only our own: another run may be at work on this machine."""
+    return [p for p in psutil.Process().children(recursive=True) if "RayTrainWorker" in " ".join(p.cmdline())]
 
 
 def test_a_killed_worker_goes_on_at_the_fit_it_was_in(ray_cluster, tmp_path, tiny):
@@ -101,9 +101,3 @@ def test_two_workers_share_the_work(ray_cluster, tmp_path, tiny):
     train_student(rows, output, LABELS, make_student(tiny, folds=2, seeds=(1,)), two, 7, IGNORE)
     assert (output / "fits").names(".json") == ["final-1.json", "fold-0.json", "fold-1.json"]
     assert (output / "fits").exists("final-1/model.safetensors")
-
-
-def test_workers_that_cannot_share_a_batch_are_refused(tmp_path, tiny):
-    three = TRAINING.model_copy(update={"workers": 3})
-    with pytest.raises(ConfigError, match="batches of 8 rows"):
-        train_student(Folder.at(tmp_path), Folder.at(tmp_path), LABELS, make_student(tiny), three, 7, IGNORE)

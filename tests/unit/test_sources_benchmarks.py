@@ -104,7 +104,7 @@ def test_missing_files_are_listed_with_place_origin_and_command(tmp_path):
     assert str(tmp_path / "clariq" / "dev.tsv") in message
     assert "https://raw.githubusercontent.com/aliannejadi/ClariQ/" in message
     assert "train.tsv" not in message
-    assert f"python ray_jobs/fetch.py data.root={tmp_path}" in message
+    assert f"python ray_jobs/fetch.py {tmp_path}" in message
     assert not find_benchmark("ClariQ").is_present(tmp_path)
     with pytest.raises(SourceError, match=r"dev_light\.json in https://nlp\.cs\.washington\.edu/ambigqa/data/"):
         find_benchmark("AmbigNQ").load(tmp_path)

@@ -5,7 +5,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from pipeline.errors import SourceError
 from pipeline.records import Example
-from pipeline.sources.data import AnyDataConfig, LabelledConfig, TopicsConfig, read_examples
+from pipeline.sources.data import AnyDataConfig, LabelledConfig, TopicsConfig, read_examples, read_seeds
 from pipeline.sources.labelled import Columns, draw, read_labelled
 
 LABELS = {"0": "clear", "0.0": "clear", "1": "ambiguous", "1.0": "ambiguous"}
@@ -90,10 +90,20 @@ def test_every_row_is_drawn_equally_often():
 def test_a_data_config_reads_its_file_below_the_root(tmp_path):
     write(tmp_path, *(f"{i}\ttea\tquery {i}\t{i % 2}\tx" for i in range(10)))
     values = {"kind": "labelled", "root": str(tmp_path), "path": "rows.tsv", "labels": LABELS, "limit": 4, "seed": 3}
+    values["origin"] = "human"
     config = TypeAdapter(AnyDataConfig).validate_python(values | {"columns": COLUMNS.model_dump()})
     assert isinstance(config, LabelledConfig)
     everything = read_labelled(tmp_path / "rows.tsv", COLUMNS, LABELS)
-    assert read_examples(config) == draw(everything, 4, 3)
+    assert read_examples(config, None) == draw(everything, 4, 3)
+    rootless = config.model_copy(update={"root": None})
+    assert read_examples(rootless, str(tmp_path)) == draw(everything, 4, 3)
+
+
+def test_without_a_root_a_path_counts_from_the_working_directory(tmp_path, monkeypatch):
+    (tmp_path / "topics.txt").write_text("Bees\n")
+    monkeypatch.chdir(tmp_path)
+    config = TopicsConfig(root=None, kind="topics", path="topics.txt", column="topic", limit=None)
+    assert [seed.text for seed in read_seeds(config, None)] == ["Bees"]
 
 
 def test_kind_decides_which_data_config_is_meant():

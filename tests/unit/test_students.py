@@ -7,6 +7,7 @@ import threading
 import time
 from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -31,7 +32,7 @@ from pipeline.students.classifier import (
 from pipeline.students.config import StudentConfig
 from pipeline.students.embedding import load_encoder
 from pipeline.students.fits import Fit, choose_epochs, plan_fits
-from pipeline.students.models import identify_model, locate_model
+from pipeline.students.models import locate_model, pin_model
 from tests.models import build_tiny
 
 LABELS = ("clear", "ambiguous")
@@ -241,12 +242,12 @@ def fit(model, save_to, held_out=(), seed=1, epochs=2, on_epoch=lambda: None, **
     held_out_texts, held_out_classes = zip(*held_out, strict=True) if held_out else ((), ())
     return fit_classifier(
         TEXTS, CLASSES, held_out_texts, held_out_classes, LABELS, config,
-        seed=seed, epochs=epochs, save_to=save_to, on_epoch=on_epoch,
+        seed=seed, epochs=epochs, use_gpu=False, save_to=save_to, on_epoch=on_epoch,
     )  # fmt: skip
 
 
 def predict(folder, texts=TEXTS, batch_size=7):
-    return load_predictor(folder)(texts, batch_size)
+    return load_predictor(folder, use_gpu=False)(texts, batch_size)
 
 
 @pytest.fixture(scope="module")
@@ -377,7 +378,7 @@ def test_a_models_description_counts_its_parameters(fitted):
     from safetensors.torch import load_file
 
     n_parameters = sum(tensor.numel() for tensor in load_file(folder / "model.safetensors").values())
-    described = describe_model(folder)
+    described = describe_model(folder, use_gpu=False)
     assert described["n_parameters"] == n_parameters > 10_000
     assert described["memory_mb"] == pytest.approx(4 * n_parameters / 1e6, abs=0.1)
 
@@ -396,7 +397,7 @@ def test_an_encoder_embeds_each_text_by_its_first_token(tiny, kind):
 
     tokenizer, model = AutoTokenizer.from_pretrained(tiny[kind]), AutoModel.from_pretrained(tiny[kind]).eval()
     texts = [f"{'long ' * (i % 7)}text {i}" for i in range(70)]  # more than a batch, and padded
-    embeddings = load_encoder(str(tiny[kind]))(texts)
+    embeddings = load_encoder(pin_model(str(tiny[kind]), None))(texts)
     assert embeddings.shape == (70, 32)
     for text, embedding in zip(texts, embeddings, strict=True):
         with torch.inference_mode():
@@ -408,27 +409,33 @@ def test_an_encoder_embeds_each_text_by_its_first_token(tiny, kind):
 
 
 def test_a_local_folder_is_identified_by_the_content_of_its_files(tiny, tmp_path):
-    first = identify_model(str(tiny["distilbert"]), None)
-    assert identify_model(str(build_tiny("distilbert", tmp_path / "same")), None) == first
-    assert identify_model(str(build_tiny("distilbert", tmp_path / "other", seed=1)), None) != first
+    first = pin_model(str(tiny["distilbert"]), None)
+    assert pin_model(str(build_tiny("distilbert", tmp_path / "same")), None).identity == first.identity
+    assert pin_model(str(build_tiny("distilbert", tmp_path / "other", seed=1)), None).identity != first.identity
+
+
+def test_a_relative_folder_becomes_absolute_since_workers_run_elsewhere(tiny, monkeypatch):
+    folder = Path(tiny["distilbert"])
+    monkeypatch.chdir(folder.parent)
+    assert pin_model(folder.name, None).location == str(folder)
 
 
 def test_a_folder_without_a_model_or_no_folder_is_refused(tmp_path):
     with pytest.raises(ConfigError, match=r"holds no config\.json"):
-        identify_model(str(tmp_path), None)
+        pin_model(str(tmp_path), None)
     with pytest.raises(ConfigError, match="is no folder on this machine"):
-        identify_model(str(tmp_path / "missing"), None)
+        pin_model(str(tmp_path / "missing"), None)
     with pytest.raises(ConfigError, match="is no folder on this machine"):
-        identify_model("./missing", None)
+        pin_model("./missing", None)
 
 
 def test_weights_in_a_package_are_found_and_a_missing_package_says_what_to_install():
     assert locate_model("pkg://pipeline/students").endswith("pipeline/students")
     assert locate_model("some/name") == "some/name"
     with pytest.raises(ConfigError, match="'no_such_package', which is not installed; install the extra `offline`"):
-        identify_model("pkg://no_such_package/model", None)
+        pin_model("pkg://no_such_package/model", None)
     with pytest.raises(ConfigError, match="no folder"):
-        identify_model("pkg://pipeline/no_such_folder", None)
+        pin_model("pkg://pipeline/no_such_folder", None)
 
 
 def identify_elsewhere(model, cache, revision=None, **environment) -> str:
@@ -437,8 +444,8 @@ def identify_elsewhere(model, cache, revision=None, **environment) -> str:
     script = (
         "import sys\n"
         "from pipeline.errors import ConfigError\n"
-        "from pipeline.students.models import identify_model\n"
-        "try: print(identify_model(sys.argv[1], sys.argv[2] or None))\n"
+        "from pipeline.students.models import pin_model\n"
+        "try: print(pin_model(sys.argv[1], sys.argv[2] or None).identity)\n"
         "except ConfigError as error: print(error)\n"
     )
     command = [sys.executable, "-c", script, model, revision or ""]
@@ -498,5 +505,5 @@ def test_a_hub_says_which_commit_a_model_is_and_which_it_does_not_know(tmp_path,
     assert identify_elsewhere("some/model", tmp_path, "v2", **hub) == "bbb"
     for model, revision in (("nobody/no-such-model", None), ("some/model", "v3"), ("three/part/name", None)):
         error = identify_elsewhere(model, tmp_path, revision, **hub)
-        assert f"the model hub knows no student model {model!r} at revision {revision or 'default'}" in error
+        assert f"the model hub knows no model {model!r} at revision {revision or 'default'}" in error
         assert "correct `model` or `revision`" in error

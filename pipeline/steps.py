@@ -27,6 +27,8 @@ class Outputs:
 
     counts: Mapping[str, int] = field(default_factory=dict)
     metrics: Mapping[str, float] = field(default_factory=dict)
+    digests: Mapping[str, str] = field(default_factory=dict)
+    """What later steps may name as their input in place of this step: its content, however it came about."""
     series: tuple[tuple[str, int, float, float], ...] = ()
     """(metric, step, value, Unix time) of what was measured along the way, such as a loss per epoch."""
 
@@ -97,6 +99,7 @@ class Steps:
                     "ingredients": json.loads(canonical_json(ingredients)),
                     "counts": dict(outputs.counts),
                     "metrics": dict(outputs.metrics),
+                    "digests": dict(outputs.digests),
                     "series": [list(point) for point in outputs.series],
                     "started_at": started_at,
                     "duration_s": round(time.time() - started_at, 3),

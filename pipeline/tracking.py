@@ -257,21 +257,21 @@ class _Tree:
             self.client.log_batch(run_id, metrics=metrics[start : start + MAX_METRICS])
 
     def _log_dataset(self, run: "Run", step: Step) -> None:
-        """Record the rows that a step wrote or read, under the fingerprint that names their folder."""
+        """Record the rows that a step wrote or read, under the digest of their content."""
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
-        is_writer = step.name == "dataset"
-        fingerprint = step.fingerprint if is_writer else step.manifest["ingredients"]["inputs"].get("dataset")
-        if fingerprint is None:
+        manifest = step.manifest
+        written, read = manifest["digests"].get("rows"), manifest["ingredients"]["inputs"].get("rows")
+        if not (written or read):
             return
-        folder = self.root / "steps" / "dataset" / fingerprint
+        folder = self.root / "steps" / "dataset"
         dataset = Dataset(
             name=_place(step)[1],
-            digest=fingerprint,
+            digest=written or read,
             source_type="local" if folder.is_local else folder.url.split("://")[0],
-            source=json.dumps({"uri": f"{folder}/examples.parquet"}),
+            source=json.dumps({"uri": folder.url}),
         )
-        context = InputTag("mlflow.data.context", "written" if is_writer else "read")
+        context = InputTag("mlflow.data.context", "written" if written else "read")
         self.client.log_inputs(run.info.run_id, [DatasetInput(dataset, [context])])
 
 

@@ -11,7 +11,7 @@ from pipeline.experiment import ExperimentConfig
 from pipeline.records import Example, GoldItem, Prediction, from_table
 from pipeline.sources.data import AmbigNQTrainConfig, LabelledConfig
 from pipeline.stages.evaluate import Predict, judge, run_evaluation
-from pipeline.stages.generate import EXAMPLES
+from pipeline.stages.generate import EXAMPLES, ROWS
 from pipeline.stages.inputs import Gold, Inputs
 from pipeline.steps import Outputs, Step, Steps
 from pipeline.storage import Folder
@@ -50,24 +50,24 @@ def evaluate_baselines(
     def tfidf(key: str, gold: Gold) -> list[Prediction]:
         return baselines.predict_tfidf(gold.items, rows(key), task.labels, task.positive, **_name(gold))
 
-    fingerprints = {key: step.fingerprint for key, step in datasets.items()}
+    digests = {key: step.manifest["digests"][ROWS] for key, step in datasets.items()}
     plan: dict[str, tuple[Predict, Mapping[str, str], dict[str, Any]]] = {
         "majority": (majority, {}, {}),
         "prior": (prior, {}, {"seeds": evaluation.prior_seeds}),
-        "length": (length, {key: fingerprints[key] for key in written}, {}),
+        "length": (length, {key: digests[key] for key in written}, {}),
         "prototype": (
             prototype,
             {"model": inputs.models["prototype"].identity},
             {"sentences": evaluation.prototype.sentences},
         ),
     }
-    for key, fingerprint in fingerprints.items():
-        plan[f"tfidf_{key}"] = (partial(tfidf, key), {"dataset": fingerprint}, {})
+    for key, digest in digests.items():
+        plan[f"tfidf_{key}"] = (partial(tfidf, key), {ROWS: digest}, {})
     finished = []
     for name, (predict, made_of, config) in plan.items():
 
         def produce(folder: Folder, name: str = name, predict: Predict = predict) -> Outputs:
-            data = fingerprints.get(name.removeprefix("tfidf_"), "")
+            data = digests.get(name.removeprefix("tfidf_"), "")
             return judge(folder, predict, name, None, data, experiment, inputs)
 
         config = {"baseline": name, **config}

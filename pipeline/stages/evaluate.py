@@ -16,6 +16,7 @@ from pipeline.evaluation.cost import CostConfig, measure_cost
 from pipeline.evaluation.decisions import DEV_SELECTED, STANDARD, select_on_dev, to_predictions
 from pipeline.experiment import ExperimentConfig
 from pipeline.records import GoldItem, Prediction, to_table
+from pipeline.stages.generate import ROWS
 from pipeline.stages.inputs import Gold, Inputs
 from pipeline.steps import Outputs, Step, Steps
 from pipeline.storage import Folder
@@ -45,7 +46,7 @@ def evaluate_student(
 ) -> Step:
     """Return the step that judges a student's final fits."""
     config, cost, training = experiment.students[student], experiment.evaluation.cost, experiment.scale.training
-    use_gpu = training.gpus_per_worker > 0
+    use_gpu, rows = training.gpus_per_worker > 0, dataset.manifest["digests"][ROWS]
 
     def produce(folder: Folder) -> Outputs:
         items = {name: gold.items for name, gold in inputs.gold.items()}
@@ -68,9 +69,9 @@ def evaluate_student(
         def predict(gold: Gold) -> list[Prediction]:
             return predictions[gold.benchmark.name]
 
-        return judge(folder, predict, arm, student, dataset.fingerprint, experiment, inputs)
+        return judge(folder, predict, arm, student, rows, experiment, inputs)
 
-    made_of = {"student": trained.fingerprint, "dataset": dataset.fingerprint}
+    made_of = {"student": trained.fingerprint, ROWS: rows}
     # The step also holds what its predictions cost, which depends on where and how that is measured.
     measured_with = {"cost": cost, "threads": training.threads, "gpu": use_gpu}
     return run_evaluation(produce, f"{arm}/{student}", made_of, measured_with, experiment, inputs, steps)

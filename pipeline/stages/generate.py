@@ -37,6 +37,9 @@ EXAMPLES, REJECTS, CARD, SAMPLES, TSV = (
     "samples.json",
     "dataset.tsv",
 )
+ROWS = "rows"
+"""Name of the digest of a data set's rows, which is what students and evaluations are made of: a new card or another
+benchmark to check against makes the data set anew, and trains nothing anew while the rows are the same."""
 CARD_FOLDS = 5
 _FILTERS = ("text", "rejects", "similarity", "duplicates", "lengths", "leakage", "filters")
 _FILTER_CODE = tuple(f"pipeline.quality.{name}" for name in _FILTERS)
@@ -249,6 +252,7 @@ def _run_dataset(
         return Outputs(
             counts={**counts, "rows_in": len(examples), "rows": len(filtered.kept), **reasons},
             metrics=_headline(card),
+            digests={ROWS: _digest_examples(filtered.kept)},
         )
 
     return steps.run(

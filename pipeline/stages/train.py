@@ -6,6 +6,7 @@ from typing import Any
 
 from pipeline.cluster import Cluster
 from pipeline.experiment import ExperimentConfig
+from pipeline.stages.generate import ROWS
 from pipeline.stages.inputs import Inputs
 from pipeline.steps import Outputs, Step, Steps
 from pipeline.storage import Folder
@@ -60,7 +61,7 @@ def train(
             "workers": training.workers,
             "mixed_precision": config.precision == "auto" and training.gpus_per_worker > 0,
         },
-        inputs={"dataset": dataset.fingerprint, "model": pinned.identity},
+        inputs={ROWS: dataset.manifest["digests"][ROWS], "model": pinned.identity},
         code=_CODE,
     )
 

@@ -54,7 +54,8 @@ def make_step(root: Folder, name: str, arm: str, metrics=None, inputs=None, file
         for file, content in (files or {}).items():
             folder.write_bytes(file, content)
         series = (("loss", 0, 0.7, 1_700_000_001.0), ("loss", 1, 0.5, 1_700_000_002.0)) if name == "train" else ()
-        return Outputs(counts={"rows": 7}, metrics=metrics or {}, series=series)
+        digests = {"rows": "cafe"} if name == "dataset" else {}
+        return Outputs(counts={"rows": 7}, metrics=metrics or {}, digests=digests, series=series)
 
     settings = config or {"lr": 5e-5}
     return Steps(root).run(name, produce, arm=arm, config=settings, inputs=inputs or {}, code=["pipeline.errors"])
@@ -189,14 +190,14 @@ def test_other_fingerprint_is_another_parent(root):
 
 def test_dataset_is_an_input_of_the_step_that_wrote_it_and_of_those_that_read_it(root):
     dataset = make_step(root, "dataset", "offline")
-    train = make_step(root, "train", "offline/minilm", inputs={"dataset": dataset.fingerprint})
+    train = make_step(root, "train", "offline/minilm", inputs={"rows": "cafe"})
     tracker = open_tracker(root)
     tracker.publish(dataset)
     tracker.publish(train)
     for name, context in (("dataset offline", "written"), ("train minilm@offline", "read")):
         (used,) = read_child(root, name).inputs.dataset_inputs
-        assert (used.dataset.name, used.dataset.digest) == ("offline", dataset.fingerprint)
-        assert json.loads(used.dataset.source)["uri"] == f"{dataset.folder}/examples.parquet"
+        assert (used.dataset.name, used.dataset.digest) == ("offline", "cafe")
+        assert json.loads(used.dataset.source)["uri"] == f"{root}/steps/dataset"
         assert [tag.value for tag in used.tags] == [context]
 
 

@@ -1,4 +1,4 @@
-"""The flow, stated once: sources, retrieve, prompt, teach, parse, filter, dataset, train, evaluate, compare.
+"""The flow, stated once: sources, prompt, teach, parse, filter, dataset, train, evaluate, compare.
 
 Every job is this function up to one of its stages. Each stage finds what came before it by fingerprint, so whichever
 job runs first does the work and the others keep it.

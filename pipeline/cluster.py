@@ -58,9 +58,7 @@ class Cluster:
 
         if ray.is_initialized():
             return
-        # Ray's own lines on each data set and its deprecations would bury ours.
-        logging.getLogger("ray.data").setLevel(logging.ERROR)
-        logging.getLogger("ray.train").setLevel(logging.ERROR)
+        logging.getLogger("ray.train").setLevel(logging.ERROR)  # its lines would bury ours
         address = os.environ.get("RAY_ADDRESS") or self.config.address
         where = (
             {"address": address}

@@ -58,7 +58,9 @@ def show_progress(stage: str, unit: str, total: int, totals: Callable[[], Mappin
 
     def show(end: str) -> None:
         counts, now = totals(), time.monotonic()
-        if not (rewrites or end) and counts == last.counts and now - last.at < _UNCHANGED_INTERVAL_S:
+        is_told = bool(end) and counts.get(DONE, 0) >= total
+        is_fresh = is_told or (not end and now - last.at < _UNCHANGED_INTERVAL_S)
+        if not rewrites and counts == last.counts and is_fresh:
             return
         last.counts, last.at = counts, now
         line = describe_progress(stage, unit, counts, total, now - started)

@@ -6,6 +6,7 @@ answers go to the ledger; what comes back through Ray is only counts.
 """
 
 import asyncio
+import logging
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
@@ -67,6 +68,7 @@ def teach(
     unsettled = find_unsettled(requests, group_by_request(completions), judge, limits)
     if not unsettled:
         return {}
+    logging.getLogger("ray.data").setLevel(logging.ERROR)  # set up on import; its lines would bury ours
     context = ray.data.DataContext.get_current()
     context.execution_options.verbose_progress = False
     context.enable_progress_bars = False

@@ -26,7 +26,7 @@ class Entry:
     student: str | None
     """The student's config key; None for a baseline."""
     data: str
-    """Names the rows trained on; empty where there were none."""
+    """The digest of the one data set trained on; empty where there was none, or several (`length`)."""
     benchmark: str
     setting: str
     measure: str

@@ -9,8 +9,6 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 
-from pydantic import TypeAdapter
-
 from pipeline.evaluation.bootstrap import Estimate
 from pipeline.storage import Folder
 
@@ -65,16 +63,6 @@ def write_comparison(folder: Folder, entries: Iterable[Entry]) -> None:
         if not all(math.isfinite(number) for number in (entry.value, entry.low, entry.high)):
             raise ValueError(f"{COMPARISON}: {entry} is not finite; JSON has no such number")
     folder.write_json(COMPARISON, [asdict(entry) for entry in ordered])
-
-
-def read_comparison(folder: Folder) -> list[Entry]:
-    """Return the entries of `comparison.json`, in the file's order.
-
-    Raises:
-        StorageError: The folder has no such file.
-        pydantic.ValidationError: A field is missing or has another type.
-    """
-    return TypeAdapter(list[Entry]).validate_python(folder.read_json(COMPARISON))
 
 
 def _combination(entry: Entry) -> tuple[str, str, str, str, str]:

@@ -22,7 +22,7 @@ from pipeline.students.classifier import FitResult, fit_classifier
 from pipeline.students.config import StudentConfig
 from pipeline.students.fits import Fit, choose_epochs, plan_fits
 
-FITS = "fits"
+FITS, RAY_STATE = "fits", "ray_train"
 
 
 class TrainingConfig(Config):
@@ -90,7 +90,7 @@ def train_student(
         run_config=RunConfig(
             # A name seen before would make Ray Train resume its own state; ours is in the step's folder.
             name=f"{digest([output.url])}-{uuid.uuid4().hex[:8]}",
-            storage_path=f"{output.url}/ray_train",
+            storage_path=(output / RAY_STATE).url,
             failure_config=FailureConfig(max_failures=config.max_failures),
         ),
     )
@@ -101,7 +101,7 @@ def train_student(
             f"training {student.label} into {output} failed: {error}; finished fits are kept, "
             "the same command goes on from there"
         ) from error
-    output.delete_folder("ray_train")
+    output.delete_folder(RAY_STATE)
 
 
 def run_fits(config: Mapping[str, Any]) -> None:

@@ -76,26 +76,25 @@ def test_a_relative_path_in_a_submitted_job(root, value):
     assert "absolute path" in error
 
 
-@pytest.mark.data
-def test_a_benchmark_with_a_changed_file(root, tmp_path, data_root):
-    shutil.copytree(data_root, tmp_path / "data", ignore=lambda _, names: set(names) - {"clariq", "ambignq", *CLARIQ})
-    dev = tmp_path / "data/clariq/dev.tsv"
+def spoil_clariq(data_root, folder, old, new):
+    """Copy the benchmarks and replace a text in one file; return the file."""
+    wanted = {"clariq", "ambignq", "train.tsv", "dev.tsv", "test_with_labels.tsv"}
+    shutil.copytree(data_root, folder, ignore=lambda _, names: set(names) - wanted)
+    dev = folder / "clariq" / "dev.tsv"
     dev.chmod(0o644)
-    dev.write_text(dev.read_text().replace("Ritz", "Rits"))
+    content = dev.read_text()
+    assert old in content
+    dev.write_text(content.replace(old, new, 1))
+    return dev
+
+
+@pytest.mark.data
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [("Ritz", "Rits", "wrong checksum, expected sha256"), ("clarification_need", "need", "no column")],
+)
+def test_a_benchmark_with_another_content_or_without_a_column(root, tmp_path, data_root, old, new, told):
+    dev = spoil_clariq(data_root, tmp_path / "data", old, new)
     error = run_job("experiment=quickstart", root, f"data.root={tmp_path}/data")
     assert str(dev) in error
-    assert "sha256" in error
-
-
-@pytest.mark.data
-def test_a_benchmark_without_a_column(root, tmp_path, data_root):
-    shutil.copytree(data_root, tmp_path / "data", ignore=lambda _, names: set(names) - {"clariq", "ambignq", *CLARIQ})
-    dev = tmp_path / "data/clariq/dev.tsv"
-    dev.chmod(0o644)
-    dev.write_text(dev.read_text().replace("clarification_need", "need", 1))
-    error = run_job("experiment=quickstart", root, f"data.root={tmp_path}/data")
-    assert str(dev) in error
-    assert "clarification_need" in error
-
-
-CLARIQ = {"train.tsv", "dev.tsv", "test_with_labels.tsv"}
+    assert told in error

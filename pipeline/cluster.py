@@ -38,6 +38,7 @@ class Cluster:
     root: Folder
     root_is_shared: bool
     _is_joined: bool = field(default=False, init=False)
+    _may_grow: bool = field(default=False, init=False)
 
     def __enter__(self) -> "Cluster":
         return self
@@ -74,9 +75,15 @@ class Cluster:
         except ConnectionError as error:
             raise ConfigError(f"no Ray cluster answers at {address} (scale.address, RAY_ADDRESS): {error}") from None
         self._is_joined = True
+        self._may_grow = bool(address)
         if address:
             self._check_reach(ray.nodes(), ray.get_runtime_context().get_node_id())
-        self._check_size(ray.cluster_resources(), may_grow=bool(address))
+        training = self.config.training
+        self.check_room(
+            "scale.training.{}s_per_worker",
+            cpus=training.cpus_per_worker * training.workers,
+            gpus=training.gpus_per_worker * training.workers,
+        )
 
     def _check_reach(self, nodes: Sequence[Mapping[str, Any]], own_id: str) -> None:
         """Check that all nodes that may work share the root."""
@@ -91,18 +98,26 @@ class Cluster:
                 "own; use an s3://… root, or say root_is_shared=true if it is a network folder on all of them"
             )
 
-    def _check_size(self, resources: Mapping[str, float], may_grow: bool) -> None:
-        """Check that an actor and the workers fit: Ray would wait for ever, which only a growing cluster may do."""
-        pool, training = self.config.pool, self.config.training
-        for what, needed, unit in (
-            ("scale.pool.cpus_per_actor", pool.cpus_per_actor, "CPU"),
-            ("scale.pool.gpus_per_actor", pool.gpus_per_actor, "GPU"),
-            ("scale.training.cpus_per_worker", training.cpus_per_worker * training.workers, "CPU"),
-            ("scale.training.gpus_per_worker", training.gpus_per_worker * training.workers, "GPU"),
-        ):
+    def check_room(self, setting: str, *, cpus: float, gpus: float) -> None:
+        """Check that what belongs together fits: Ray would wait for ever, which only a growing cluster may do.
+
+        Args:
+            setting: What asks for it, with `{}` where the kind of device stands in its name.
+            cpus: Logical CPUs in all.
+            gpus: GPUs in all.
+
+        Raises:
+            ConfigError: It doesn't fit a cluster that can't grow.
+        """
+        self.join()
+        import ray
+
+        resources = ray.cluster_resources()
+        for unit, needed in (("CPU", cpus), ("GPU", gpus)):
             if needed > resources.get(unit, 0):
+                what = setting.format(unit.lower())
                 problem = f"{what} asks for {needed:g} {unit}s in all, but Ray has {resources.get(unit, 0):g}"
-                if not may_grow:
+                if not self._may_grow:
                     raise ConfigError(f"{problem}; set it lower, or scale.num_cpus higher, or name a cluster")
                 LOG.warning("%s now; waiting for nodes that have more", problem)
 

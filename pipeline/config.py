@@ -41,6 +41,10 @@ def _describe(error: ValidationError) -> str:
             message = "unknown key; remove it or correct its spelling"
         elif problem["type"] == "missing":
             message = "is missing; set it in a file of conf/ or on the command line"
+        elif isinstance(
+            problem["input"], Mapping
+        ):  # a whole part, with values that are none of this mistake's business
+            message = problem["msg"]
         else:
             message = f"{problem['msg']} (given: {problem['input']!r})"
         lines.append(f"  {path}: {message}")

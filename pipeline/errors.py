@@ -30,5 +30,9 @@ class TeacherError(RaystillError, RuntimeError):
     """A teacher could not answer requests at all."""
 
 
+class TeacherDiedError(TeacherError):
+    """The engine behind a teacher is gone or makes no step any more; a new one has to take its place."""
+
+
 class TrainingError(RaystillError, RuntimeError):
     """A student could not be trained."""

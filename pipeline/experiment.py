@@ -1,7 +1,8 @@
 """An experiment: which arms, which students, which benchmarks, and where it all runs.
 
 Arms say where rows come from, students what is trained on them; every arm is trained with every student unless it lists
-its own. Hydra composes the values from `conf/`, this module says what they may be.
+its own. Judges are teachers that answer for the benchmarks' items themselves. Hydra composes the values from `conf/`,
+this module says what they may be.
 """
 
 import re
@@ -14,13 +15,17 @@ from pipeline.config import Config, validate
 from pipeline.errors import ConfigError
 from pipeline.evaluation.config import EvaluationConfig
 from pipeline.quality.filters import FiltersConfig
+from pipeline.records import Outcome
 from pipeline.sources.benchmarks import BENCHMARKS, BenchmarkConfig
 from pipeline.sources.data import AnyDataConfig, TopicsConfig
 from pipeline.students.config import StudentConfig
 from pipeline.students.train import TrainingConfig
 from pipeline.tasks import TASKS, AnyMethodConfig
+from pipeline.tasks.task import JudgePrompt
+from pipeline.teachers.kinds import AnyTeacherConfig
+from pipeline.teachers.offline import OfflineConfig
 from pipeline.teachers.pool import PoolConfig
-from pipeline.teachers.teacher import AnyTeacherConfig
+from pipeline.teachers.teacher import SamplingConfig
 from pipeline.tracking import TrackingConfig
 
 Key = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$")]
@@ -86,6 +91,24 @@ class ArmConfig(Config):
         return self
 
 
+class JudgeConfig(Config):
+    """A teacher that says the label of every benchmark item itself."""
+
+    teacher: AnyTeacherConfig
+    prompt: JudgePrompt
+    sampling: SamplingConfig
+    """In place of the teacher's, which is meant for writing rows."""
+    max_attempts: int = Field(gt=0)
+    """Attempts at one item, each under a new seed, while the answer holds none of the words asked for."""
+
+    @field_validator("teacher")
+    @classmethod
+    def _check_teacher(cls, teacher: AnyTeacherConfig) -> AnyTeacherConfig:
+        if isinstance(teacher, OfflineConfig):
+            raise ValueError("rules write rows and can't judge; name a teacher of another kind, as in teacher=openai")
+        return teacher
+
+
 class ScaleConfig(Config):
     """Where and how wide everything runs."""
 
@@ -111,15 +134,29 @@ class ExperimentConfig(Config):
     """Of teachers' rows, folds and filters. Final fits, samples of data files and the bootstrap have their own."""
     arms: dict[Key, ArmConfig] = Field(min_length=1)
     students: dict[Key, StudentConfig] = Field(min_length=1)
+    judges: dict[Key, JudgeConfig]
+    replay: tuple[Outcome, ...]
+    """Outcomes; requests that ended so are asked again, in this run alone."""
     evaluation: EvaluationConfig
     scale: ScaleConfig
     tracking: TrackingConfig
 
+    @field_validator("replay")
+    @classmethod
+    def _check_replay(cls, reasons: tuple[Outcome, ...]) -> tuple[Outcome, ...]:
+        if Outcome.OK in reasons:
+            raise ValueError("what ended as ok has its answer; other filters cost no new ones")
+        return reasons
+
     @model_validator(mode="after")
     def _check_keys(self) -> "ExperimentConfig":
+        for kind, keys in (("arms", self.arms), ("judges", self.judges)):
+            for key in keys:
+                if key in BASELINES or key.startswith("tfidf_"):
+                    raise ValueError(f"{kind}.{key}: that is the name of a baseline; choose another key")
+        if shared := sorted(self.arms.keys() & self.judges.keys()):
+            raise ValueError(f"judges.{shared[0]}: that is the key of an arm; choose another key")
         for key, arm in self.arms.items():
-            if key in BASELINES or key.startswith("tfidf_"):
-                raise ValueError(f"arms.{key}: that is the name of a baseline; choose another key")
             if unknown := [s for s in arm.students or () if s not in self.students]:
                 raise ValueError(f"arms.{key}.students: no student {', '.join(unknown)}; have {list(self.students)}")
         for key, student in self.students.items():
@@ -138,6 +175,12 @@ class ExperimentConfig(Config):
 
 
 _ARM_GROUPS = ("data", "teacher", "method", "filters")
+_PLACES = {
+    **{group: f"arms.<key>.{group}" for group in _ARM_GROUPS},
+    "student": "students.<key>",
+    "judge": "judges.<key>",
+}
+"""Where an experiment has what a root group holds."""
 
 
 def read_experiment(
@@ -145,7 +188,8 @@ def read_experiment(
 ) -> ExperimentConfig:
     """Return the experiment in a composed configuration.
 
-    Without arms (no `experiment=`), the root groups form one arm and one student, named by their choices.
+    Without arms (no `experiment=`), the root groups form one arm, one student and at most one judge, named by their
+    choices.
 
     Args:
         composed: What Hydra composed, as plain values.
@@ -156,28 +200,43 @@ def read_experiment(
         ConfigError: Names every mistake with its path.
     """
     values = dict(composed)
-    parts = {group: values.pop(group) for group in (*_ARM_GROUPS, "student")}
+    parts = {group: values.pop(group) for group in _PLACES}
     if values["arms"]:
-        of_arms = {key for key in overridden if key.split(".")[0] in (*_ARM_GROUPS, "student")}
-        if ignored := sorted(of_arms - {"data.root"}):
-            group = ignored[0].split(".")[0]
-            place = "students.<key>" if group == "student" else f"arms.<key>.{group}"
+        of_groups = {key for key in overridden if key.split(".")[0] in _PLACES}
+        if ignored := sorted(of_groups - {"data.root"}):
             raise ConfigError(
-                f"{ignored[0]}=… has no effect beside experiment={choices.get('experiment')}, which has arms and "
-                f"students of its own; set single values as {place}.…, or leave out experiment="
+                f"{ignored[0]}=… has no effect beside experiment={choices.get('experiment')}, which has arms, students "
+                f"and judges of its own; set single values as {_PLACES[ignored[0].split('.')[0]]}.…, or leave out "
+                "experiment="
             )
     else:
-        is_rows = parts["data"].get("kind") != "topics"
-        if is_rows and "teacher" not in overridden:
-            parts["teacher"] = parts["method"] = None
-        arm = _to_key(choices["data"] if is_rows else choices["teacher"])
-        values["arms"] = {arm: {group: parts[group] for group in _ARM_GROUPS}}
-        values["students"] = {_to_key(choices["student"]): parts["student"]}
-        values["name"] = values["name"] or f"{values['task']['name']}_{arm}_{_to_key(choices['student'])}"
+        values |= _form_parts(parts, choices, overridden)
+        keys = [key for kind in ("arms", "students", "judges") for key in values[kind]]
+        values["name"] = values["name"] or "_".join([values["task"]["name"], *keys])
     values["data"] = {"root": parts["data"].get("root")}
     if not values["name"]:
         values["name"] = choices.get("experiment")
     return validate(ExperimentConfig, values)
+
+
+def _form_parts(
+    parts: Mapping[str, Any], choices: Mapping[str, str], overridden: frozenset[str]
+) -> dict[str, dict[str, Any]]:
+    """Return the arms, students and judges that the root groups form."""
+    judge, teacher = parts["judge"], parts["teacher"]
+    has_judge = any(value is not None for value in judge.values())
+    is_rows = parts["data"].get("kind") != "topics"
+    arm = {group: parts[group] for group in _ARM_GROUPS}
+    # A teacher that is named beside rows is the judge's, or else a mistake to be told.
+    if is_rows and (has_judge or "teacher" not in overridden):
+        arm["teacher"] = arm["method"] = None
+    return {
+        "arms": {_to_key(choices["data"] if is_rows else choices["teacher"]): arm},
+        "students": {_to_key(choices["student"]): parts["student"]},
+        "judges": {_to_key(f"{choices['teacher']}_{choices['judge']}"): {**judge, "teacher": teacher}}
+        if has_judge
+        else {},
+    }
 
 
 def _to_key(choice: str) -> str:

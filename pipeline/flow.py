@@ -14,8 +14,9 @@ from pipeline.identity import digest
 from pipeline.stages.baselines import evaluate_baselines
 from pipeline.stages.compare import compare
 from pipeline.stages.evaluate import evaluate_student
-from pipeline.stages.generate import build_dataset
+from pipeline.stages.generate import build_datasets
 from pipeline.stages.inputs import Inputs, read_inputs
+from pipeline.stages.judge import evaluate_judges
 from pipeline.stages.train import train
 from pipeline.steps import Step, Steps
 from pipeline.storage import Folder
@@ -69,16 +70,18 @@ def run(experiment: ExperimentConfig, until: Stage = "compare") -> Finished:
 
 
 def _run_stages(experiment: ExperimentConfig, until: Stage, inputs: Inputs, steps: Steps, cluster: Cluster) -> None:
-    datasets = {arm: build_dataset(arm, experiment, inputs, steps, cluster) for arm in experiment.arms}
+    datasets = build_datasets(experiment, inputs, steps, cluster)
     if until == "generate":
         return
+    # Before hours of training, so that a key that is refused shows soon.
+    judged = [] if until == "train" else evaluate_judges(experiment, inputs, steps, cluster)
     students = {
         (arm, student): train(arm, student, datasets[arm], experiment, inputs, steps, cluster)
         for arm, student in experiment.pairs()
     }
     if until == "train":
         return
-    evaluations = evaluate_baselines(datasets, experiment, inputs, steps, cluster)
+    evaluations = judged + evaluate_baselines(datasets, experiment, inputs, steps, cluster)
     evaluations += [
         evaluate_student(arm, student, trained, datasets[arm], experiment, inputs, steps, cluster)
         for (arm, student), trained in students.items()

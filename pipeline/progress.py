@@ -12,7 +12,9 @@ from contextlib import contextmanager
 from types import SimpleNamespace
 
 DONE = "done"
-"""The count that progress is measured by; all others are shown as they are."""
+"""The count that progress is measured by; all others but the next are shown as they are."""
+TOKENS = "tokens"
+"""The count that is shown as a rate."""
 
 _LOG_INTERVAL_S = 5.0
 _UNCHANGED_INTERVAL_S = 60.0
@@ -43,7 +45,9 @@ def describe_progress(stage: str, unit: str, counts: Mapping[str, int], total: i
         parts.append(f"took {_duration(elapsed_s)}")
     elif rate > 0:
         parts.append(f"{_duration((total - done) / rate)} left")
-    parts += [f"{name} {count:,}" for name, count in sorted(counts.items()) if name != DONE and count]
+    if counts.get(TOKENS) and elapsed_s > 0:
+        parts.append(f"{counts[TOKENS] / elapsed_s:,.0f} tokens/s")
+    parts += [f"{name} {count:,}" for name, count in sorted(counts.items()) if name not in (DONE, TOKENS) and count]
     return f"{stage}: " + ", ".join(parts)
 
 

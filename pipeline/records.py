@@ -85,6 +85,8 @@ class Request:
     temperature: float
     top_p: float
     row_seed: int
+    choices: tuple[str, ...] = ()
+    """The only replies that are wanted, with their log-probabilities where the engine gives them. Empty: any reply."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +104,10 @@ class Completion:
     """Unix time in seconds."""
     latency_s: float
     error: str = ""
+    n_cached_tokens: int = 0
+    """Prompt tokens that the engine had in its prefix cache."""
+    choice_logprobs: dict[str, float] = field(default_factory=dict)
+    """Natural log-probability of each of the request's choices; empty where the engine gave none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +182,7 @@ SCHEMAS: dict[type, pa.Schema] = {
             ("temperature", _FLOAT),
             ("top_p", _FLOAT),
             ("row_seed", _INT),
+            ("choices", pa.list_(_STRING)),
         ]
     ),
     Completion: pa.schema(
@@ -190,6 +197,8 @@ SCHEMAS: dict[type, pa.Schema] = {
             ("started_at", _FLOAT),
             ("latency_s", _FLOAT),
             ("error", _STRING),
+            ("n_cached_tokens", _INT),
+            ("choice_logprobs", pa.map_(_STRING, _FLOAT)),
         ]
     ),
     Example: pa.schema(

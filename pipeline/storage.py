@@ -124,17 +124,37 @@ class Folder:
         self.write_text(name, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
     def read_table(self, name: str) -> pa.Table:
-        """Return the table in a Parquet file."""
-        filesystem, path = self._resolve(name)
+        """Return the table in a Parquet file.
+
+        Raises:
+            StorageError: There is no such file, or it is not as it was written.
+        """
         try:
-            return pq.read_table(path, filesystem=filesystem)
-        except (OSError, pa.ArrowException) as error:
+            return decode_table(self.read_bytes(name))
+        except ValueError as error:
             raise StorageError(f"cannot read {self.url}/{name} as Parquet: {error}") from error
 
     def write_table(self, name: str, table: pa.Table) -> None:
-        """Write a table as one Parquet file."""
+        """Write a table as one Parquet file, with a checksum in each page."""
         with self._replacing(name) as (filesystem, path):
-            pq.write_table(table, path, filesystem=filesystem, compression="zstd")
+            pq.write_table(table, path, filesystem=filesystem, compression="zstd", write_page_checksum=True)
+
+    def move(self, name: str, target: "Folder") -> bool:
+        """Move a file into another folder of the same store; return whether it was still there.
+
+        Raises:
+            StorageError: It is there and can't be moved.
+        """
+        filesystem, path = self._resolve(name)
+        _, new_path = target._resolve(name)
+        try:
+            filesystem.create_dir(target._resolve("")[1], recursive=True)
+            filesystem.move(path, new_path)
+        except OSError as error:
+            if not self.exists(name):
+                return False
+            raise StorageError(f"cannot move {self.url}/{name} to {target}: {error}; give it write access") from error
+        return True
 
     def delete(self, name: str) -> None:
         """Delete a file if it is there."""
@@ -210,6 +230,20 @@ class Folder:
             raise StorageError(
                 f"cannot write {path}: {error.strerror or error}; give a root you may write to"
             ) from error
+
+
+def decode_table(content: bytes) -> pa.Table:
+    """Return the table that the bytes of a Parquet file stand for.
+
+    Raises:
+        ValueError: They are no Parquet file, or no longer the one that was written.
+    """
+    try:
+        table = pq.read_table(pa.BufferReader(content), page_checksum_verification=True)
+        table.validate(full=True)
+    except (OSError, pa.ArrowException) as error:
+        raise ValueError(str(error).partition("\n")[0]) from error
+    return table
 
 
 def node_local(folder: Folder) -> Path:

@@ -1,6 +1,7 @@
 """Experiments for tests, composed from `conf/` like any user's, then cut down."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
@@ -19,3 +20,11 @@ def compose_experiment(overrides: Sequence[str]) -> ExperimentConfig:
     OmegaConf.set_struct(composed, False)
     composed.pop("hydra")
     return read_composed(composed)
+
+
+def compose_teacher(name: str, missing: str = "") -> dict[str, Any]:
+    """Return the plain values of one file of `conf/teacher/`, with a value for those that it leaves to the user."""
+    with initialize_config_dir(str(CONF), version_base=None):
+        composed = compose(f"teacher/{name}").teacher
+    values = {str(key): missing if OmegaConf.is_missing(composed, key) else composed[key] for key in composed}
+    return {key: OmegaConf.to_container(v, resolve=True) if OmegaConf.is_config(v) else v for key, v in values.items()}

@@ -1,11 +1,13 @@
-"""Shared fixtures. Not covered by any tier, because nothing here can run it: GPUs, more than one machine, `ray up`,
-object stores, the model hub, and fetching from the benchmarks' own sites.
+"""Shared fixtures. Not covered by any tier, because nothing here can run it: GPUs, tensor parallelism, an LLM of any
+use, more than one machine, `ray up`, object stores, the model hub, and fetching from the benchmarks' own sites.
 
-Tiers: the default one needs nothing; `data` needs the real benchmarks under RAYSTILL_TEST_DATA; `crash` kills real
-processes. A tier that was asked for and can't run fails.
+Tiers: the default one needs nothing; `data` needs the real benchmarks under RAYSTILL_TEST_DATA; `vllm` needs the real
+engine and the tiny model; `crash` kills real processes, some of them engines. A tier that was asked for and can't run
+fails.
 """
 
 import os
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -21,6 +23,17 @@ def data_root():
     if not root or not Path(root, "clariq", "train.tsv").is_file():
         pytest.fail(f"the tier `data` needs RAYSTILL_TEST_DATA to hold clariq/train.tsv and more; it is {root!r}")
     return root
+
+
+@pytest.fixture(scope="session")
+def tiny_teacher() -> Path:
+    """The folder of the tiny model, where the real engine is installed beside it."""
+    if find_spec("vllm") is None:
+        pytest.fail("the tier `vllm` needs the engine: run `make install-vllm`")
+    folder = Path(os.environ.get("RAYSTILL_TINY_TEACHER", Path.home() / ".cache/raystill/tiny-teacher"))
+    if not (folder / "config.json").is_file():
+        pytest.fail(f"the tier `vllm` needs the tiny model in {folder}: run `make tiny-teacher`")
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -2,13 +2,21 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections import Counter
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
+import psutil
+import pytest
+
+from pipeline.records import Request, from_table
 from pipeline.storage import Folder
 from tests.conftest import PROJECT
+from tests.endpoint import key_prompt
 
 
 def start_job(*arguments: str, script: str = "run", **environment: str) -> subprocess.Popen:
@@ -23,6 +31,46 @@ def run_job(*arguments: str, script: str = "run", timeout_s: float = 400, **envi
     stdout, stderr = job.communicate(timeout=timeout_s)
     assert job.returncode == 0, stderr[-4000:]
     return stdout
+
+
+def wait_until(is_so: Callable[[], bool], what: str, timeout_s: float = 300) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not is_so():
+        if time.monotonic() > deadline:
+            pytest.fail(f"{what}: not within {timeout_s:g} s")
+        time.sleep(0.02)
+
+
+def find_processes(parent: psutil.Process, word: str = "") -> list[psutil.Process]:
+    """Return the processes below one whose name or command line has a word in it."""
+    found = []
+    for process in parent.children(recursive=True):
+        try:
+            if word in " ".join([process.name(), *process.cmdline()]):
+                found.append(process)
+        except psutil.NoSuchProcess:  # ended meanwhile
+            continue
+    return found
+
+
+def kill(processes: Iterable[psutil.Process]) -> None:
+    """`kill -9`."""
+    for process in processes:
+        try:
+            process.send_signal(signal.SIGKILL)
+        except psutil.NoSuchProcess:  # went with its parent
+            continue
+
+
+def is_alive(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def wait_until_gone(processes: Iterable[psutil.Process], timeout_s: float = 60) -> None:
+    wait_until(lambda: not any(map(is_alive, processes)), "killed processes and those that follow them end", timeout_s)
 
 
 def read_result(stdout: str) -> Path:
@@ -46,6 +94,13 @@ def read_row_ids(root: Path) -> dict[str, list[str]]:
     return {
         name: (datasets / name).read_table("examples.parquet").column("row_id").to_pylist() for name in datasets.names()
     }
+
+
+def read_prompts(root: Path) -> dict[str, str]:
+    """Return the requests of the one arm under a root: what names a prompt in an endpoint's log, to the request's id."""
+    (step,) = (root / "steps" / "requests").iterdir()
+    requests = from_table(Request, Folder.at(step).read_table("requests.parquet"))
+    return {key_prompt([{"role": m.role, "content": m.content} for m in r.messages]): r.request_id for r in requests}
 
 
 def count_mlflow_runs(root: Path) -> Counter[tuple[str, ...]]:

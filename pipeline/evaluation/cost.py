@@ -1,7 +1,8 @@
 """What a prediction costs: latency of single rows, and throughput in full batches.
 
 They are two figures because one does not follow from the other: wall time per row of a large batch, often published
-as latency, says nothing of how long one request waits.
+as latency, says nothing of how long one request waits. A third is the latency of single requests that wait among
+others, which is all that is known where many were asked at once.
 """
 
 import time
@@ -81,3 +82,29 @@ def measure_cost(
     n_batches = ceil(len(texts) / batch_size)
     rows_per_s = n_batches * batch_size / sum(time_calls(batch_size, n_batches))
     return Cost(1000 * float(p50_s), 1000 * float(p95_s), rows_per_s, batch_size, n_single)
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedLatency:
+    """Latency of single requests while others were in flight."""
+
+    latency_p50_ms: float
+    latency_p95_ms: float
+    n_in_flight: int
+    """Median over requests of how many were in flight once they had been sent, themselves included."""
+    n_single: int
+
+
+def describe_latency(started_at: Sequence[float], latency_s: Sequence[float]) -> LoadedLatency:
+    """Return the latency of requests that were asked side by side, and how many of them there were at a time.
+
+    Args:
+        started_at: When each was sent, in seconds since some moment; at least one.
+        latency_s: Seconds until its answer.
+    """
+    starts, latencies = np.asarray(started_at), np.asarray(latency_s)
+    n_sent = np.searchsorted(np.sort(starts), starts, side="right")
+    n_answered = np.searchsorted(np.sort(starts + latencies), starts, side="right")
+    p50_s, p95_s = np.percentile(latencies, (50, 95))
+    n_in_flight = round(float(np.median(n_sent - n_answered)))
+    return LoadedLatency(1000 * float(p50_s), 1000 * float(p95_s), n_in_flight, len(latencies))

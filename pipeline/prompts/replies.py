@@ -51,6 +51,22 @@ def read_reply(request: Request, completion: Completion) -> Reply:
     return Reply(Outcome.OK, value)
 
 
+def read_choice(request: Request, completion: Completion) -> Reply:
+    """Return the last of the request's choices that a completion says as a word of its own, in any case.
+
+    A reply that was cut off counts as well: models that talk around the word say it first.
+    """
+    if completion.outcome not in (Outcome.OK, Outcome.TRUNCATED):
+        return Reply(completion.outcome, detail=completion.error or completion.finish_reason)
+    words = {choice.casefold(): choice for choice in request.choices}
+    said = re.findall(rf"\b({'|'.join(map(re.escape, words))})\b", completion.text.casefold())
+    if said:
+        return Reply(Outcome.OK, words[said[-1]])
+    if completion.outcome is Outcome.TRUNCATED:
+        return Reply(Outcome.TRUNCATED, detail=completion.finish_reason)
+    return Reply(Outcome.SCHEMA_MISMATCH, detail=f"none of {', '.join(request.choices)} is said")
+
+
 @lru_cache(maxsize=64)
 def _validator(schema: str) -> Any:
     from jsonschema import Draft202012Validator

@@ -8,13 +8,17 @@ from pipeline.identity import derive_seed, digest
 from pipeline.prompts.schemas import compute_max_new_tokens
 from pipeline.records import Message, Passage, Request, Seed
 
+CHOICE_TOKENS = 10
+"""What a reply that should be one word may take, so that one with a few words around it can still be read."""
+
 
 def make_request(
     seed: Seed,
     passages: Sequence[Passage],
     messages: Sequence[Message],
-    schema: Mapping[str, Any],
+    schema: Mapping[str, Any] | None,
     *,
+    choices: Sequence[str] = (),
     temperature: float,
     top_p: float,
     teacher: Mapping[str, str],
@@ -26,31 +30,37 @@ def make_request(
         seed: What the request starts from.
         passages: The documents that the prompt quotes.
         messages: The rendered chat.
-        schema: JSON schema of the reply, bounded everywhere.
+        schema: JSON schema of the reply, bounded everywhere; None where it is one of `choices`.
+        choices: The only replies that are wanted.
         temperature: Sampling temperature; 0 is greedy.
         top_p: Nucleus of the sampling distribution.
         teacher: What tells one teacher from another, its revision included.
         run_seed: The experiment's seed; the row's own is derived from it and the seed's id.
     """
     row_seed = derive_seed(run_seed, seed.seed_id)
-    max_new_tokens = compute_max_new_tokens(schema)
-    identity = {
+    max_new_tokens = CHOICE_TOKENS if schema is None else compute_max_new_tokens(schema)
+    # As text, in its own order: a constrained decoder writes properties in the order in which the schema has them.
+    response_schema = "" if schema is None else json.dumps(schema)
+    identity: dict[str, Any] = {
         "messages": [[message.role, message.content] for message in messages],
-        "schema": schema,
+        "schema": response_schema,
         "temperature": float(temperature),
         "top_p": float(top_p),
         "max_new_tokens": max_new_tokens,
         "teacher": teacher,
         "row_seed": row_seed,
     }
+    if choices:
+        identity["choices"] = list(choices)
     return Request(
         request_id=digest(identity),
         seed=seed,
         passages=tuple(passages),
         messages=tuple(messages),
-        response_schema=json.dumps(schema, sort_keys=True),
+        response_schema=response_schema,
         max_new_tokens=max_new_tokens,
         temperature=float(temperature),
         top_p=float(top_p),
         row_seed=row_seed,
+        choices=tuple(choices),
     )

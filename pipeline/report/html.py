@@ -1,7 +1,7 @@
 """The report of a comparison as one HTML file that needs nothing else: no script, no font, no picture from outside.
 
-Data cards, costs and sample rows are shown as they come, whatever their keys, so that a new figure of another module
-needs no change here.
+Data cards, costs, efficiencies and sample rows are shown as they come, whatever their keys, so that a new figure of
+another module needs no change here.
 """
 
 import base64
@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypedDict
 
-from pipeline.report.plots import Confusion, draw_confusions, draw_lengths, draw_scores, render
-from pipeline.report.table import HEADLINE, MARK, Entry, ResultTable, format_number, tabulate_results
+from pipeline.report.plots import Confusion, draw_confusions, draw_lengths, draw_scores, draw_time_shares, render
+from pipeline.report.table import HEADLINE, JUDGES, KINDS, MARK, Entry, ResultTable, format_number, tabulate_results
 from pipeline.tracking import redact
 
 BASELINES = {
@@ -30,8 +30,17 @@ IDS = ("row_id", "request_id")
 """Columns of sample rows that only a file needs."""
 MAX_CHARS = 400
 """Of a text in a sample row; a raw reply may be as long as a page."""
-_UNITS = {"_rows_per_s": " (rows/s)", "_ms": " (ms)", "_mb": " (MB)", "_s": " (s)"}
-_SPELLINGS = {"auroc": "AUROC", "f1": "F1", "tfidf": "TF-IDF", "sd": "standard deviation"}
+NOT_MEASURED = "not measured"
+_UNITS = {"_rows_per_s": " (rows/s)", "_per_s": "/s", "_ms": " (ms)", "_mb": " (MB)", "_s": " (s)"}
+_SPELLINGS = {
+    "1000": "1,000",
+    "auroc": "AUROC",
+    "f1": "F1",
+    "s": "seconds",
+    "sd": "standard deviation",
+    "tfidf": "TF-IDF",
+    "usd": "USD",
+}
 
 
 class Samples(TypedDict):
@@ -53,7 +62,9 @@ class ReportInput:
     steps: Sequence[Mapping[str, Any]]
     """Per step its name, arm, fingerprint, whether it was kept, duration_s and counts."""
     costs: Sequence[Mapping[str, Any]] = ()
-    """Per arm and student: n_parameters, memory_mb, latency_p50_ms and whatever else was measured."""
+    """Per student or judge its arm, student, latency_p50_ms and whatever else there is; None: not measured."""
+    efficiencies: Sequence[Mapping[str, Any]] = ()
+    """Per arm with a teacher its arm, time_shares by cause, and whatever else its rows took; None: not measured."""
     confusions: Sequence[Confusion] = ()
     cards: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Data cards by arm; values may be nested."""
@@ -74,9 +85,11 @@ class Grid:
 
     @property
     def is_number(self) -> list[bool]:
-        """For each column whether all it holds are numbers."""
+        """For each column whether all that it holds are numbers."""
         rows = [row for rows in self.sections.values() for row in rows]
-        return [all(_is_number(item) for item in column if item is not None) for column in zip(*rows, strict=True)]
+        return [
+            all(_is_number(x) for x in column if x not in (None, NOT_MEASURED)) for column in zip(*rows, strict=True)
+        ]
 
 
 def read_template() -> str:
@@ -97,15 +110,20 @@ def render_report(report: ReportInput) -> str:
     )
     environment.filters |= {"number": _format_score, "value": format_value}
     tables = tabulate_results(report.entries, report.measures)
+    shares = {row["arm"]: row["time_shares"] for row in report.efficiencies if row["time_shares"]}
     return environment.get_template("report.html.jinja").render(
         report=report,
         summary=describe_comparison(report.experiment, tables),
-        legend=describe_baselines(tables),
+        has_judges=any(table.rows_of("judge") for table in tables),
+        legend=describe_judges(tables) | describe_baselines(tables),
         settings={table.setting: SETTINGS[table.setting] for table in tables if table.setting in SETTINGS},
         mark=MARK,
+        kinds=KINDS,
         benchmarks=[_draw_benchmark(table, report.confusions) for table in tables],
         lengths=_embed(render(draw_lengths(report.lengths))) if report.lengths else None,
-        costs=lay_out_rows(report.costs),
+        costs=lay_out_figures(report.costs),
+        efficiencies=lay_out_figures([_drop(row, "time_shares") for row in report.efficiencies]),
+        time_shares=_embed(render(draw_time_shares(shares))) if shares else None,
         cards=lay_out_cards(report.cards),
         samples={
             arm: {
@@ -121,15 +139,22 @@ def render_report(report: ReportInput) -> str:
 
 def describe_comparison(experiment: str, tables: Sequence[ResultTable]) -> str:
     """Return in a sentence what was compared, and on what."""
-    rows = {(row.arm, row.student) for table in tables for row in table.rows}
-    arms = {arm for arm, student in rows if student is not None}
-    students = {student for _, student in rows if student is not None}
-    n_baselines = sum(student is None for _, student in rows)
+    rows = {(row.arm, row.student, row.kind) for table in tables for row in table.rows}
+    pairs = [(arm, student) for arm, student, kind in rows if kind == "student"]
+    n_judges, n_baselines = (sum(kind == wanted for _, _, kind in rows) for wanted in ("judge", "baseline"))
+    others = [f"{_count(n_judges, 'judge')} (LLMs that are asked directly)"] if n_judges else []
     benchmarks = list(dict.fromkeys(table.benchmark for table in tables))
     return (
-        f"{experiment} compares {_count(len(arms), 'arm')} (where training rows come from) and "
-        f"{_count(len(students), 'student')} with {_count(n_baselines, 'baseline')} on {_enumerate(benchmarks)}."
+        f"{experiment} compares {_count(len({arm for arm, _ in pairs}), 'arm')} (where training rows come from) and "
+        f"{_count(len({student for _, student in pairs}), 'student')} with "
+        f"{_enumerate([*others, _count(n_baselines, 'baseline')])} on {_enumerate(benchmarks)}."
     )
+
+
+def describe_judges(tables: Iterable[ResultTable]) -> dict[str, str]:
+    """Return how the judges in the tables are asked."""
+    found = {row.student for table in tables for row in table.rows_of("judge")}
+    return {name: text for name, text in JUDGES.items() if name in found}
 
 
 def describe_baselines(tables: Iterable[ResultTable]) -> dict[str, str]:
@@ -147,6 +172,11 @@ def lay_out_rows(rows: Sequence[Mapping[str, Any]]) -> Grid:
     keys = dict.fromkeys(key for row in rows for key in row)
     columns = [key for key in keys if any(row.get(key) not in (None, "", {}, []) for row in rows)]
     return Grid([name_column(key) for key in columns], {"": [[row.get(key) for key in columns] for row in rows]})
+
+
+def lay_out_figures(rows: Sequence[Mapping[str, Any]]) -> Grid:
+    """Return rows like `lay_out_rows`; None is what was not measured, and a key that lacks does not apply."""
+    return lay_out_rows([{key: NOT_MEASURED if value is None else value for key, value in row.items()} for row in rows])
 
 
 def lay_out_cards(cards: Mapping[str, Mapping[str, Any]]) -> Grid:
@@ -182,6 +212,8 @@ def format_value(value: Any) -> str:
             return "yes" if value else "no"
         case int():
             return f"{value:,}"
+        case float() if 0 < abs(value) < 0.001:
+            return f"{value:.2g}"
         case float():
             return f"{value:,.1f}" if abs(value) > 1 else format_number(value)
         case Mapping():
@@ -205,6 +237,10 @@ def _flatten(value: Any, path: tuple[str, ...] = ()) -> dict[tuple[str, ...], An
             leaf: item for key, nested in value.items() for leaf, item in _flatten(nested, (*path, str(key))).items()
         }
     return {path: value or None if isinstance(value, Mapping) else value}
+
+
+def _drop(row: Mapping[str, Any], key: str) -> dict[str, Any]:
+    return {name: value for name, value in row.items() if name != key}
 
 
 def _lay_out_samples(kind: str, by_name: Mapping[str, Sequence[Mapping[str, Any]]]) -> Grid:

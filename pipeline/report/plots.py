@@ -1,4 +1,4 @@
-"""The report's figures: scores with intervals beside the baselines, confusion matrices, lengths of training rows.
+"""The report's figures: scores with intervals, confusion matrices, lengths of training rows, teachers' time.
 
 Figures are built without pyplot, which keeps every figure in a global list, and the same figure always gives the
 same bytes, so that a report written again is the same file.
@@ -10,15 +10,18 @@ from io import BytesIO
 from math import ceil
 from typing import TYPE_CHECKING, ParamSpec, TypedDict, TypeVar
 
-from pipeline.report.table import ResultTable, Row, format_number
+from pipeline.report.table import Kind, ResultTable, Row, format_number
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 PLOTTED = ("macro-F1", "AUROC")
-STUDENT, BASELINE, INK, FAINT = "#6b9fd0", "#c3c8cf", "#1d2430", "#5d6672"
+COLORS: Mapping[Kind, str] = {"student": "#6b9fd0", "judge": "#e0a96d", "baseline": "#c3c8cf"}
+INK, FAINT = "#1d2430", "#5d6672"
 LABELS = ("#1f5a93", "#c96a1b", "#4b8b3b", "#7a4fa3")
+CAUSES = {"running": "#4b8b3b", "start": "#c3c8cf", "starved": "#e0c25a", "tail": "#e0a96d", "retry": "#b5483a"}
+"""What a teacher's time goes into, what it is there for first."""
 _STYLE = {
     "svg.hashsalt": "raystill",
     "svg.fonttype": "path",
@@ -65,7 +68,9 @@ class Confusion(TypedDict):
 def draw_scores(result: ResultTable, measures: Sequence[str] = PLOTTED) -> "Figure":
     """Return a bar per row with its interval, one panel per measure, and the best trivial baseline as a dashed line."""
     shown = [measure for measure in measures if measure in result.measures] or list(result.measures[:2])
-    rows = {_place(index, row): row for index, row in enumerate(result.rows)}
+    kinds = list(dict.fromkeys(row.kind for row in result.rows))
+    # The first on top, and each kind a little apart from the one before.
+    rows = {-index - 0.5 * kinds.index(row.kind): row for index, row in enumerate(result.rows)}
     figure = _start(8.6, 0.7 + 0.27 * len(rows))
     panels = figure.subplots(1, len(shown), sharey=True, squeeze=False)[0]
     for axes, measure in zip(panels, shown, strict=True):
@@ -135,6 +140,31 @@ def draw_lengths(lengths: Mapping[str, Mapping[str, Mapping[str, int]]], n_colum
 
 
 @_styled
+def draw_time_shares(shares: Mapping[str, Mapping[str, float]]) -> "Figure":
+    """Return one bar for each teacher's time, parted by what it went into.
+
+    Args:
+        shares: By arm, the share of its teacher's time for each of `CAUSES`; together 1.
+    """
+    figure = _start(8.6, 0.9 + 0.3 * len(shares))
+    axes = figure.subplots()
+    done = dict.fromkeys(shares, 0.0)
+    places = {arm: -index for index, arm in enumerate(shares)}
+    for cause, color in CAUSES.items():
+        widths = [by_cause[cause] for by_cause in shares.values()]
+        axes.barh(list(places.values()), widths, left=list(done.values()), height=0.66, color=color, label=cause)
+        done = {arm: left + width for (arm, left), width in zip(done.items(), widths, strict=True)}
+    axes.set_yticks(list(places.values()), list(places))
+    axes.set_xlim(0, 1)
+    axes.xaxis.set_major_formatter("{x:.0%}")
+    axes.margins(y=0.02)
+    _clean(axes)
+    figure.legend(loc="outside upper right", ncols=len(CAUSES), frameon=False, fontsize=8.5)
+    figure.supxlabel("share of the teacher's time", fontsize=8.5, color=FAINT)
+    return figure
+
+
+@_styled
 def render(figure: "Figure", file_format: str = "svg") -> bytes:
     """Return a figure as SVG or PNG, the same bytes each time."""
     # The layout moves by a hair each time it is solved, so it is solved once.
@@ -158,20 +188,14 @@ def _clean(axes: "Axes") -> None:
     axes.tick_params(length=0)
 
 
-def _place(index: int, row: Row) -> float:
-    """Return a row's height: the first on top, baselines a little apart from students."""
-    return -index - 0.5 * row.is_baseline
-
-
 def _draw_bars(axes: "Axes", rows: Mapping[float, Row], measure: str) -> None:
     for place, row in rows.items():
         cell = row.cells.get(measure)
         if cell is None:
             continue
-        color = BASELINE if row.is_baseline else STUDENT
         # A mean over seeds may lie outside an interval of resampled means by a rounding error; a bar may not.
         below, above = max(0.0, cell.value - cell.low), max(0.0, cell.high - cell.value)
-        axes.barh(place, cell.value, height=0.66, color=color, zorder=2)
+        axes.barh(place, cell.value, height=0.66, color=COLORS[row.kind], zorder=2)
         axes.errorbar(cell.value, place, xerr=[[below], [above]], color=INK, elinewidth=1, capsize=2, zorder=3)
     axes.grid(axis="x", color="#e4e7eb", linewidth=0.8, zorder=0)
     axes.margins(y=0.02)

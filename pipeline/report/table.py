@@ -1,4 +1,4 @@
-"""The results table: every arm, student and baseline on one benchmark, with intervals, for terminal and README.
+"""The results table: every student, judge and baseline on one benchmark, with intervals, for terminal and README.
 
 A table marks the rows whose interval reaches down to what a trivial baseline scores. On a skewed
 benchmark such a baseline looks good (always "ambiguous" has a weighted F1 of 0.82 on ClariQ), so a number alone
@@ -8,7 +8,7 @@ says little.
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TypedDict
+from typing import Literal, TypedDict
 
 from rich import box
 from rich.console import Console
@@ -20,6 +20,14 @@ HEADLINE = ("macro-F1", "MCC", "AUROC", "weighted-F1")
 """Measures shown unless a task names others. The first decides whether a row clears the baselines."""
 MARK = "†"
 MISSING = "-"
+JUDGES = {
+    "zero-shot": "an LLM is asked about each item itself, without examples; its training may have held the benchmark",
+    "few-shot": "the same with examples of our own in the question",
+}
+"""How a judge is asked, by what its row has in the place of a student, whose key holds no hyphen."""
+Kind = Literal["student", "judge", "baseline"]
+KINDS: tuple[Kind, ...] = ("student", "judge", "baseline")
+"""In the order of tables."""
 
 
 class Entry(TypedDict):
@@ -27,7 +35,7 @@ class Entry(TypedDict):
 
     arm: str
     student: str | None
-    """None: a baseline."""
+    """How an LLM was asked, for a judge. None: a baseline."""
     data: str
     benchmark: str
     setting: str
@@ -51,7 +59,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Row:
-    """What one student of one arm, or one baseline, scores on a benchmark."""
+    """What one student of one arm, one judge, or one baseline scores on a benchmark."""
 
     arm: str
     student: str | None
@@ -65,9 +73,16 @@ class Row:
         return f"{self.arm} / {self.student}" if self.student else f"{self.arm} (baseline)"
 
     @property
+    def kind(self) -> Kind:
+        """What scored."""
+        if self.student is None:
+            return "baseline"
+        return "judge" if self.student in JUDGES else "student"
+
+    @property
     def is_baseline(self) -> bool:
-        """Whether this is no student."""
-        return self.student is None
+        """Whether this is neither a student nor a judge."""
+        return self.kind == "baseline"
 
     @property
     def is_trivial(self) -> bool:
@@ -77,7 +92,7 @@ class Row:
 
 @dataclass(frozen=True)
 class ResultTable:
-    """All rows of one benchmark and setting: students in the order given, then baselines."""
+    """All rows of one benchmark and setting by kind: students, judges, baselines, each in the order given."""
 
     benchmark: str
     setting: str
@@ -92,15 +107,14 @@ class ResultTable:
         """Benchmark, setting and number of test items."""
         return f"{self.benchmark} · {self.setting} · n = {self.n:,}"
 
-    @property
-    def n_students(self) -> int:
-        """Rows that are no baselines."""
-        return sum(not row.is_baseline for row in self.rows)
+    def rows_of(self, kind: Kind) -> list[Row]:
+        """Return the rows of one kind."""
+        return [row for row in self.rows if row.kind == kind]
 
     @property
-    def n_clearing(self) -> int:
-        """Students that clear the best trivial baseline."""
-        return sum(row.clears for row in self.rows if not row.is_baseline)
+    def all_clear(self) -> bool:
+        """Whether every student and judge clears the best trivial baseline."""
+        return all(row.clears for row in self.rows if not row.is_baseline)
 
     def format_cell(self, row: Row, measure: str, separator: str = " ", bold: str = "") -> str:
         """Return a value with its interval, as text; the first measure carries the mark of a row that doesn't clear."""
@@ -113,16 +127,19 @@ class ResultTable:
         return f"{weight}{format_number(cell.value)}{weight}{mark}{separator}{interval}"
 
     def describe_clearing(self) -> str:
-        """Return one sentence on how many students do better than a trivial baseline; empty without either."""
-        if self.bar is None or not self.n_students:
+        """Return one sentence on how many students and judges do better than a trivial baseline; empty without any."""
+        groups = [(kind, self.rows_of(kind)) for kind in KINDS if kind != "baseline" and self.rows_of(kind)]
+        if self.bar is None or not groups:
             return ""
-        measure = self.measures[0]
-        which = "None" if self.n_clearing == 0 else str(self.n_clearing)
-        nouns = "student" if self.n_students == 1 else "students"
-        verb = "has" if self.n_clearing < 2 else "have"
+        counts, measure = [sum(row.clears for row in rows) for _, rows in groups], self.measures[0]
+        parts = [
+            f"{n or 'none'} of {len(rows)} {kind if len(rows) == 1 else f'{kind}s'}"
+            for n, (kind, rows) in zip(counts, groups, strict=True)
+        ]
+        subject = " and ".join(parts)
         return (
-            f"{which} of {self.n_students} {nouns} {verb} a {measure} interval above the best trivial baseline "
-            f"({self.bar.arm}, {format_number(self.bar.cells[measure].value)})."
+            f"{subject[0].upper()}{subject[1:]} {'have' if sum(counts) > 1 else 'has'} a {measure} interval above the "
+            f"best trivial baseline ({self.bar.arm}, {format_number(self.bar.cells[measure].value)})."
         )
 
 
@@ -191,7 +208,7 @@ def _tabulate(benchmark: str, setting: str, entries: list[Entry], measures: Sequ
     bar = max(candidates, key=lambda row: row.cells[deciding].value, default=None)
     least = bar.cells[deciding].value if bar else -math.inf
     judged = [replace(row, clears=row.is_trivial or _low(row, deciding) > least) for row in rows]
-    judged.sort(key=lambda row: row.is_baseline)
+    judged.sort(key=lambda row: KINDS.index(row.kind))
     return ResultTable(benchmark, setting, max(entry["n"] for entry in entries), shown, tuple(judged), bar)
 
 
@@ -206,14 +223,14 @@ def _draw(result: ResultTable, separator: str) -> Table:
     table.add_column("arm / student", no_wrap=True)
     for measure in result.measures:
         table.add_column(measure, justify="right", no_wrap=True)
-    for index, row in enumerate(result.rows):
+    for row in result.rows:
         best = [measure in row.cells and row.cells[measure].is_best for measure in result.measures]
         cells = [
             Text(result.format_cell(row, measure, separator), "bold not dim" if is_best else "")
             for measure, is_best in zip(result.measures, best, strict=True)
         ]
         style = "dim" if row.is_baseline else None
-        table.add_row(Text(row.name), *cells, style=style, end_section=index == result.n_students - 1)
+        table.add_row(Text(row.name), *cells, style=style, end_section=row is result.rows_of(row.kind)[-1])
     return table
 
 

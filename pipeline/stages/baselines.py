@@ -15,8 +15,8 @@ from pipeline.stages.generate import EXAMPLES, ROWS
 from pipeline.stages.inputs import Gold, Inputs
 from pipeline.steps import Outputs, Step, Steps
 from pipeline.storage import Folder
-from pipeline.students.models import PinnedModel
 from pipeline.tasks.task import Task
+from pipeline.weights import PinnedModel
 
 _CODE = ("pipeline.evaluation.baselines", "pipeline.students.embedding", __name__)
 

@@ -1,4 +1,4 @@
-"""From evaluations to one comparison: `comparison.json`, `cost.json`, the plots and `report.html`."""
+"""From evaluations to one comparison: its numbers, costs and teachers' efficiencies as JSON, plots, `report.html`."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,7 @@ from pipeline.report.html import ReportInput, read_template, render_report
 from pipeline.report.plots import Confusion, draw_scores, render
 from pipeline.report.table import HEADLINE, tabulate_results, to_markdown
 from pipeline.stages.evaluate import COST, ENTRIES, PREDICTIONS
-from pipeline.stages.generate import CARD, EXAMPLES, SAMPLES
+from pipeline.stages.generate import CARD, EFFICIENCY, EXAMPLES, SAMPLES
 from pipeline.steps import Outputs, Step, Steps, versions
 from pipeline.storage import Folder
 
@@ -35,8 +35,14 @@ def compare(
     def produce(folder: Folder) -> Outputs:
         entries = sort_entries(Entry(**entry) for step in evaluations for entry in step.folder.read_json(ENTRIES))
         costs = [step.folder.read_json(COST) for step in evaluations if step.folder.exists(COST)]
+        efficiencies = [
+            {"arm": arm, **step.folder.read_json(EFFICIENCY)}
+            for arm, step in datasets.items()
+            if step.folder.exists(EFFICIENCY)
+        ]
         write_comparison(folder, entries)
         folder.write_json(COST, costs)
+        folder.write_json(EFFICIENCY, efficiencies)
         plain = folder.read_json(COMPARISON)
         for table in tabulate_results(plain):
             name = f"{table.benchmark}_{table.setting}".lower().replace(" ", "_")
@@ -48,6 +54,7 @@ def compare(
             versions=versions(),
             steps=[_describe_step(step) for step in (*datasets.values(), *students, *evaluations)],
             costs=costs,
+            efficiencies=efficiencies,
             confusions=[c for step in evaluations for c in _count_confusions(step, labels)],
             cards={arm: step.folder.read_json(CARD) for arm, step in datasets.items()},
             samples={arm: step.folder.read_json(SAMPLES) for arm, step in datasets.items()},

@@ -1,4 +1,6 @@
-"""From students to predictions and measures on the benchmarks: with the baselines, the one stage that opens test items.
+"""From students to predictions and measures on the benchmarks.
+
+With the baselines and the judges, which are judged by the same functions, this is the one stage that opens test items.
 
 A student's scores are computed once for all items of a benchmark, dev splits included. The setting `standard` reports
 them all; `dev-selected` chooses the decision threshold on the dev splits and reports the test split alone.
@@ -109,7 +111,7 @@ def score_items(
             if not costs:
                 texts = [item.text for gold in items.values() for item in gold][:_COST_TEXTS]
                 speed = measure_cost(partial(_predict_batch, predict), texts, **cost.model_dump())
-                costs = {**describe_model(folder, use_gpu), **asdict(speed), "threads": threads}
+                costs = {**describe_model(folder, use_gpu), **asdict(speed), "n_in_flight": 1, "threads": threads}
     return predictions, costs
 
 
@@ -168,11 +170,11 @@ def run_evaluation(
     steps: Steps,
     code: Sequence[str] = (),
 ) -> Step:
-    """Return the evaluation step of a student or baseline.
+    """Return the evaluation step of a student, baseline or judge.
 
     Args:
         produce: Predicts and judges.
-        arm: The arm's key and the student's, or the baseline's name.
+        arm: The arm's key and the student's, the judge's key and what it is asked, or the baseline's name.
         made_of: Fingerprints of what predicts.
         config: What else can change the predictions.
         experiment: Settings that all evaluations share.

@@ -7,33 +7,36 @@ a digest of the completions that it was made of, so it is made anew when, and on
 import hashlib
 import logging
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 from pipeline.cluster import Cluster
 from pipeline.experiment import ArmConfig, ExperimentConfig
-from pipeline.identity import derive_seed, digest, source_digest
+from pipeline.identity import derive_seed, digest
 from pipeline.prompts.requests import make_request
 from pipeline.prompts.templates import digest_templates
 from pipeline.quality.card import describe, sample_rows
 from pipeline.quality.filters import apply_filters
-from pipeline.records import Completion, Example, Outcome, Reject, Request, Seed, from_table, to_table
+from pipeline.records import Completion, Example, Outcome, Reject, Request, from_table, to_table
+from pipeline.stages.ask import Ask, Histories, prepare_asks
 from pipeline.stages.inputs import Inputs
 from pipeline.steps import Outputs, Step, Steps
 from pipeline.storage import Folder
 from pipeline.tasks.task import Task
-from pipeline.teachers.ledger import Ledger, group_by_request
-from pipeline.teachers.offline import OfflineTeacher
-from pipeline.teachers.plan import Limits, find_unsettled, locate
-from pipeline.teachers.pool import teach
-from pipeline.teachers.teacher import AnyTeacherConfig
+from pipeline.teachers.efficiency import describe_efficiency
+from pipeline.teachers.kinds import pin_teacher
+from pipeline.teachers.ledger import Ledger
+from pipeline.teachers.plan import Limits
 
 LOG = logging.getLogger(__name__)
-EXAMPLES, REJECTS, CARD, SAMPLES, TSV = (
+REQUESTS, EXAMPLES, REJECTS, CARD, EFFICIENCY, SAMPLES, TSV = (
+    "requests.parquet",
     "examples.parquet",
     "rejects.parquet",
     "card.json",
+    "efficiency.json",
     "samples.json",
     "dataset.tsv",
 )
@@ -46,42 +49,57 @@ _FILTER_CODE = tuple(f"pipeline.quality.{name}" for name in _FILTERS)
 _CARD_CODE = ("pipeline.quality.card", "pipeline.quality.shortcuts")
 
 
-def build_dataset(key: str, experiment: ExperimentConfig, inputs: Inputs, steps: Steps, cluster: Cluster) -> Step:
-    """Return the data-set step of one arm, having asked its teacher whatever the ledger did not know.
+def build_datasets(experiment: ExperimentConfig, inputs: Inputs, steps: Steps, cluster: Cluster) -> dict[str, Step]:
+    """Return the data-set step of each arm, having asked its teacher whatever the ledger did not know.
 
     Raises:
-        TeacherError: The teacher left requests without an end.
+        ConfigError: A teacher that has to be asked lacks its key or its engine.
+        TeacherError: A teacher left requests without an end.
         LeakageError: Too many rows repeat test items.
         SourceError: No rows were left.
     """
-    arm, task = experiment.arms[key], inputs.task
-    if arm.teacher is None:
-        examples = inputs.examples[key]
-        made_of = {"rows": _digest_examples(examples)}
-        return _run_dataset(key, arm, experiment, inputs, steps, made_of, examples, [], {})
-    requests_step = _run_requests(key, arm, experiment, inputs.seeds[key], task, steps)
-    requests = list(from_table(Request, requests_step.folder.read_table("requests.parquet")))
-    histories = _complete(key, arm, task, requests, steps.root, cluster)
-    examples, rejects, counts = _parse(task, requests, histories)
-    if counts["requests_failed"]:
+    asks = {key: _ask(key, arm, experiment, inputs, steps) for key, arm in experiment.arms.items() if arm.teacher}
+    prepare_asks(list(asks.values()), experiment.replay, is_local=experiment.scale.address is None)
+    return {
+        key: _build_from_answers(asks[key], arm, experiment, inputs, steps, cluster)
+        if key in asks
+        else _build_from_rows(key, arm, experiment, inputs, steps)
+        for key, arm in experiment.arms.items()
+    }
+
+
+def _build_from_rows(key: str, arm: ArmConfig, experiment: ExperimentConfig, inputs: Inputs, steps: Steps) -> Step:
+    examples = inputs.examples[key]
+    return _run_dataset(key, arm, experiment, inputs, steps, {"rows": _digest_examples(examples)}, Answers(examples))
+
+
+def _build_from_answers(
+    ask: Ask, arm: ArmConfig, experiment: ExperimentConfig, inputs: Inputs, steps: Steps, cluster: Cluster
+) -> Step:
+    histories = ask.complete(cluster)
+    answers = _parse(inputs.task, ask, histories)
+    if n_failed := answers.counts["requests_failed"]:
         LOG.warning(
-            "%s: %d of %d requests have no usable answer; what was answered is in %s, and a higher method.max_attempts "
-            "or teacher.max_tries asks again",
-            key,
-            counts["requests_failed"],
-            counts["requests"],
+            "%s: %d of %d requests have no usable answer; what was answered is in %s, and replay=[reason,…] asks those "
+            "again",
+            ask.key,
+            n_failed,
+            len(ask.requests),
             REJECTS,
         )
-    made_of = {"requests": requests_step.fingerprint, "completions": _digest_completions(histories)}
-    return _run_dataset(key, arm, experiment, inputs, steps, made_of, examples, rejects, counts)
+    made_of = {
+        "requests": ask.step.fingerprint,
+        "completions": _digest_completions(histories),
+        "price": digest(ask.teacher.price),
+    }
+    return _run_dataset(ask.key, arm, experiment, inputs, steps, made_of, answers)
 
 
-def _run_requests(
-    key: str, arm: ArmConfig, experiment: ExperimentConfig, seeds: Sequence[Seed], task: Task, steps: Steps
-) -> Step:
+def _ask(key: str, arm: ArmConfig, experiment: ExperimentConfig, inputs: Inputs, steps: Steps) -> Ask:
     assert arm.teacher is not None
-    teacher = _identify_teacher(arm.teacher, task)
-    sampling = arm.teacher.sampling
+    assert arm.method is not None
+    task, seeds = inputs.task, inputs.seeds[key]
+    teacher, identity = pin_teacher(arm.teacher, [*task.code, *task.offline_code])
 
     def produce(folder: Folder) -> Outputs:
         requests = []
@@ -93,58 +111,37 @@ def _run_requests(
                     (),
                     prompt.messages,
                     prompt.schema,
-                    temperature=sampling.temperature,
-                    top_p=sampling.top_p,
-                    teacher=teacher,
+                    temperature=teacher.sampling.temperature,
+                    top_p=teacher.sampling.top_p,
+                    teacher=identity,
                     run_seed=experiment.seed,
                 )
             )
-        folder.write_table("requests.parquet", to_table(Request, requests))
+        folder.write_table(REQUESTS, to_table(Request, requests))
         return Outputs(counts={"seeds": len(seeds), "requests": len(requests)})
 
-    return steps.run(
+    step = steps.run(
         "requests",
         produce,
         arm=key,
-        config={"task": task.name, "method": arm.method, "sampling": sampling, "seed": experiment.seed},
+        config={"task": task.name, "method": arm.method, "sampling": teacher.sampling, "seed": experiment.seed},
         inputs={
             "seeds": digest([[seed.seed_id, seed.text, seed.group, seed.label] for seed in seeds]),
             "templates": digest_templates(task.templates),
-            "teacher": digest(teacher),
+            "teacher": digest(identity),
         },
         code=[*task.code, __name__],
     )
-
-
-def _complete(
-    key: str, arm: ArmConfig, task: Task, requests: Sequence[Request], root: Folder, cluster: Cluster
-) -> Mapping[str, Sequence[Completion]]:
-    """Return all completions of the requests, having asked for those that were missing."""
-    assert arm.teacher is not None
-    assert arm.method is not None
-    ledger = Ledger.of(root, arm.teacher.label)
-    limits = Limits(arm.method.max_attempts, arm.teacher.max_tries)
-    judge = partial(judge_completion, task)
-    histories = _read_histories(ledger, requests)
-    missing = find_unsettled(requests, histories, judge, limits)
-    if missing:
-        with cluster.progress(f"teach {key}", "requests", len(missing)) as report:
-            teach(
-                requests,
-                ledger,
-                arm.teacher,
-                partial(make_teacher, arm.teacher, task),
-                judge,
-                limits,
-                cluster.config.pool,
-                report,
-            )
-        histories = _read_histories(ledger, requests)
-    # What lies behind a request's end, left by another experiment with more attempts, is not this one's.
-    return {
-        request.request_id: _until_settled(request, histories.get(request.request_id, ()), judge, limits)
-        for request in requests
-    }
+    return Ask(
+        key=key,
+        teacher=teacher,
+        requests=tuple(from_table(Request, step.folder.read_table(REQUESTS))),
+        step=step,
+        ledger=Ledger.of(steps.root, teacher.label),
+        judge=partial(judge_completion, task),
+        limits=Limits(arm.method.max_attempts, teacher.max_tries),
+        reply_offline=task.reply_offline,
+    )
 
 
 def judge_completion(task: Task, request: Request, completion: Completion) -> Outcome:
@@ -152,39 +149,24 @@ def judge_completion(task: Task, request: Request, completion: Completion) -> Ou
     return task.parse(request, completion).outcome if completion.outcome is Outcome.OK else completion.outcome
 
 
-def make_teacher(config: AnyTeacherConfig, task: Task) -> OfflineTeacher:
-    """Return the teacher of a configuration; called inside an actor."""
-    return OfflineTeacher(config, task.reply_offline)
+@dataclass(frozen=True)
+class Answers:
+    """Rows before filters, and what came before them."""
+
+    examples: Sequence[Example]
+    rejects: Sequence[Reject] = ()
+    """One for each completion that was not accepted."""
+    counts: Mapping[str, int] = field(default_factory=dict)
+    describe_efficiency: Callable[[int], dict[str, Any]] | None = None
+    """Number of rows kept to what they took; None where no teacher was asked."""
 
 
-def _identify_teacher(config: AnyTeacherConfig, task: Task) -> dict[str, str]:
-    """Return what tells one teacher's answers from another's: the rules are the offline teacher's weights."""
-    rules = source_digest(["pipeline.teachers.offline", *task.code, *task.offline_code])
-    return {"kind": config.kind, "revision": rules, "faults": digest(config.faults)}
-
-
-def _read_histories(ledger: Ledger, requests: Iterable[Request]) -> dict[str, list[Completion]]:
-    wanted = {request.request_id for request in requests}
-    completions, _ = ledger.read()
-    return group_by_request(c for c in completions if c.request_id in wanted)
-
-
-def _until_settled(request: Request, history: Sequence[Completion], judge: Any, limits: Limits) -> Sequence[Completion]:
-    for end in range(1, len(history) + 1):
-        if locate(request, history[:end], judge, limits).settled:
-            return history[:end]
-    return history
-
-
-def _parse(
-    task: Task, requests: Sequence[Request], histories: Mapping[str, Sequence[Completion]]
-) -> tuple[list[Example], list[Reject], dict[str, int]]:
-    """Return the rows of accepted completions, a reject for every other completion, and counts."""
+def _parse(task: Task, ask: Ask, histories: Histories) -> Answers:
     examples: list[Example] = []
     rejects: list[Reject] = []
     outcomes: Counter[str] = Counter()
     accepted = 0
-    for request in requests:
+    for request in ask.requests:
         for completion in histories[request.request_id]:
             parsed = task.parse(request, completion)
             outcomes[parsed.outcome.value] += 1
@@ -206,14 +188,22 @@ def _parse(
                 )
     completions = [c for history in histories.values() for c in history]
     counts = {
-        "requests": len(requests),
+        "requests": len(ask.requests),
         "requests_accepted": accepted,
-        "requests_failed": len(requests) - accepted,
+        "requests_failed": len(ask.requests) - accepted,
         "completions": len(completions),
         "prompt_tokens": sum(c.n_prompt_tokens for c in completions),
         "completion_tokens": sum(c.n_completion_tokens for c in completions),
     } | {f"completions_{outcome}": n for outcome, n in outcomes.items()}
-    return examples, rejects, counts
+
+    def describe(n_rows: int) -> dict[str, Any]:
+        sessions = ask.sessions()
+        return {
+            "teacher": ask.teacher.label,
+            **describe_efficiency(completions, n_rows, len(ask.requests), sessions, ask.teacher.price),
+        }
+
+    return Answers(examples, rejects, counts, describe)
 
 
 def _run_dataset(
@@ -223,18 +213,17 @@ def _run_dataset(
     inputs: Inputs,
     steps: Steps,
     made_of: Mapping[str, str],
-    examples: Sequence[Example],
-    parse_rejects: Sequence[Reject],
-    counts: Mapping[str, int],
+    answers: Answers,
 ) -> Step:
     task = inputs.task
     gold_items = {name: gold.items for name, gold in inputs.gold.items()}
 
     def produce(folder: Folder) -> Outputs:
-        filtered = apply_filters(examples, arm.filters, gold_items, derive_seed(experiment.seed, "filters"))
-        rejects = [*parse_rejects, *filtered.rejects]
-        if len(examples) != len(filtered.kept) + len(filtered.rejects):
-            raise AssertionError(f"{key}: {len(examples)} rows in, {len(filtered.kept)} + {len(filtered.rejects)} out")
+        filtered = apply_filters(answers.examples, arm.filters, gold_items, derive_seed(experiment.seed, "filters"))
+        rejects = [*answers.rejects, *filtered.rejects]
+        n_in, n_kept = len(answers.examples), len(filtered.kept)
+        if n_in != n_kept + len(filtered.rejects):
+            raise AssertionError(f"{key}: {n_in} rows in, {n_kept} + {len(filtered.rejects)} out")
         card = describe(
             filtered.kept,
             rejects,
@@ -248,10 +237,15 @@ def _run_dataset(
         folder.write_text(TSV, _to_tsv(task.export(filtered.kept)))
         folder.write_json(CARD, card)
         folder.write_json(SAMPLES, sample_rows(filtered.kept, rejects, 5, experiment.seed))
+        metrics = _headline(card)
+        if answers.describe_efficiency is not None:
+            efficiency = answers.describe_efficiency(n_kept)
+            folder.write_json(EFFICIENCY, efficiency)
+            metrics |= _headline_efficiency(efficiency)
         reasons = Counter(f"rejected_{reject.reason}" for reject in filtered.rejects)
         return Outputs(
-            counts={**counts, "rows_in": len(examples), "rows": len(filtered.kept), **reasons},
-            metrics=_headline(card),
+            counts={**answers.counts, "rows_in": n_in, "rows": n_kept, **reasons},
+            metrics=metrics,
             digests={ROWS: _digest_examples(filtered.kept)},
         )
 
@@ -270,6 +264,14 @@ def _headline(card: Mapping[str, Any]) -> dict[str, float]:
     found = {"rows": card["rows"], "unique_fraction": card["unique_fraction"], "length_AUROC": card["length_auroc"]}
     found |= {f"tfidf_cv_{name}": value for name, value in card["tfidf_cross_validation"].items()}
     return {f"card/{name}": float(value) for name, value in found.items() if value is not None}
+
+
+def _headline_efficiency(efficiency: Mapping[str, Any]) -> dict[str, float]:
+    """Return what was measured of the numbers that are worth comparing across arms."""
+    names = ("tokens_per_s", "tokens_per_row", "device_s_per_row", "usd", "usd_per_row")
+    found = {f"teacher/{name}": efficiency[name] for name in names}
+    found |= {f"teacher/time_{cause}": share for cause, share in (efficiency["time_shares"] or {}).items()}
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def _to_tsv(columns: Mapping[str, Sequence[str]]) -> str:

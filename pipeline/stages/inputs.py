@@ -16,10 +16,10 @@ from pipeline.records import Example, GoldItem, Seed
 from pipeline.sources.benchmarks import Benchmark, find_benchmark, site_benchmark
 from pipeline.sources.data import AmbigNQTrainConfig, TopicsConfig, read_examples, read_seeds
 from pipeline.storage import Folder
-from pipeline.students.models import PinnedModel, pin_model
 from pipeline.tasks import TASKS
 from pipeline.tasks.task import Task
 from pipeline.tracking import redact, tracking_uri
+from pipeline.weights import PinnedModel, pin_model
 
 LOG = logging.getLogger(__name__)
 JOB_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"

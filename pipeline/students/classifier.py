@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipeline.students.config import StudentConfig
-from pipeline.students.models import locate_model
+from pipeline.weights import locate_model
 
 if TYPE_CHECKING:
     import torch

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from pipeline.students.models import PinnedModel, locate_model
+from pipeline.weights import PinnedModel, locate_model
 
 _BATCH_SIZE = 64
 

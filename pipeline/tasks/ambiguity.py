@@ -17,12 +17,16 @@ from pipeline.prompts.replies import Parsed, read_reply
 from pipeline.prompts.schemas import array, record, text
 from pipeline.prompts.templates import render
 from pipeline.records import Completion, Example, Message, Outcome, Passage, Request, Seed
-from pipeline.tasks.task import MethodConfig, Prompt, Task
+from pipeline.tasks.task import JudgePrompt, MethodConfig, Prompt, Task
 
 CLEAR, AMBIGUOUS = "clear", "ambiguous"
 _LABEL_OF = {"specific": CLEAR, "ambiguous": AMBIGUOUS}
 _PROMPT_CODE = ("replies", "requests", "schemas", "templates")
 _TEMPLATES = ("ambiguity/system.jinja", "ambiguity/user.jinja")
+_JUDGE_TEMPLATES: Mapping[JudgePrompt, str] = {
+    "zero_shot": "ambiguity/judge_zero_shot.jinja",
+    "few_shot": "ambiguity/judge_few_shot.jinja",
+}
 
 
 class PairedConfig(MethodConfig):
@@ -93,6 +97,11 @@ def export(examples: Sequence[Example]) -> Mapping[str, Sequence[str]]:
     }
 
 
+def write_judgement(query: str, prompt: JudgePrompt) -> tuple[Message, ...]:
+    """Return the question whether a query is ambiguous, as one turn: not every chat template has a system's."""
+    return (Message("user", render(_JUDGE_TEMPLATES[prompt], query=query)),)
+
+
 def _collapse(value: str) -> str:
     return " ".join(value.split())
 
@@ -108,4 +117,7 @@ AMBIGUITY = Task(
     parse=parse,
     reply_offline=reply_offline,
     export=export,
+    choices={CLEAR: "no", AMBIGUOUS: "yes"},
+    judge_templates=_JUDGE_TEMPLATES,
+    write_judgement=write_judgement,
 )

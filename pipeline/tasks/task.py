@@ -2,13 +2,16 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field
 
 from pipeline.config import Config
 from pipeline.prompts.replies import Parsed
 from pipeline.records import Completion, Example, Message, Passage, Request, Seed
+
+JudgePrompt = Literal["zero_shot", "few_shot"]
+"""How a teacher is asked for a label: with nothing but the question, or with examples of our own."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,11 @@ class Task:
     """(request, seed) to the reply of the offline teacher's rules; a perfect one, which `parse` accepts."""
     export: Callable[[Sequence[Example]], Mapping[str, Sequence[str]]]
     """Examples to the columns of the task's own TSV format."""
+    choices: Mapping[str, str]
+    """For each label the word that a judge says it by."""
+    judge_templates: Mapping[JudgePrompt, str]
+    write_judgement: Callable[[str, JudgePrompt], tuple[Message, ...]]
+    """(an item's text, how it is asked) to a question that one of `choices` answers."""
 
 
 class MethodConfig(Config):

@@ -9,26 +9,53 @@ import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator
 
 from pipeline.identity import derive_seed
 from pipeline.records import Completion, Outcome, Request
-from pipeline.teachers.teacher import OfflineConfig
+from pipeline.teachers.teacher import TeacherConfig, make_failure
 
 CHARACTERS_PER_TOKEN = 4
 """Rule of thumb for English, so that token counts have the right order of magnitude where there is no tokenizer."""
 
 
+class OfflineConfig(TeacherConfig):
+    """Rules instead of a model: no weights, no network; the baseline that a real teacher has to beat."""
+
+    kind: Literal["offline"]
+    latency_s: float = Field(ge=0)
+    """Seconds that every answer takes, to rehearse a slow teacher."""
+    faults: dict[Outcome, Annotated[float, Field(ge=0, le=1)]]
+    """Share of the attempts that end in an outcome other than `ok`, to rehearse a bad teacher."""
+
+    @field_validator("faults")
+    @classmethod
+    def _check_faults(cls, faults: dict[Outcome, float]) -> dict[Outcome, float]:
+        if Outcome.OK in faults or sum(faults.values()) > 1:
+            raise ValueError("shares of outcomes other than ok, 1 in all at most")
+        return faults
+
+
 @dataclass(frozen=True)
 class OfflineTeacher:
-    """Completes requests by a task's own rules (`Task.offline_reply`)."""
+    """Completes requests by a task's own rules (`Task.reply_offline`)."""
 
     config: OfflineConfig
     reply: Callable[[Request, int], str]
+    capacity: int = 64
 
     async def complete(self, request: Request, attempt: int) -> Completion:
         """Return the rules' reply, or the fault that this attempt drew."""
         started_at = time.time()
-        await asyncio.sleep(self.config.latency_s)
+        try:
+            async with asyncio.timeout(self.config.timeout_s):
+                await asyncio.sleep(self.config.latency_s)
+        except TimeoutError:
+            return make_failure(
+                request, attempt, started_at, Outcome.TIMEOUT, f"no answer within {self.config.timeout_s:g} s"
+            )
         seed = derive_seed(request.row_seed, attempt)
         outcome, text = _inject_fault(self.config, seed, self.reply(request, seed))
         return Completion(
@@ -43,6 +70,12 @@ class OfflineTeacher:
             latency_s=time.time() - started_at,
             error="rehearsed fault" if outcome is Outcome.ERROR else "",
         )
+
+    def measure_memory(self) -> None:
+        """Return None: there is no model."""
+
+    async def close(self) -> None:
+        """Do nothing: there is nothing to let go of."""
 
 
 def _inject_fault(config: OfflineConfig, seed: int, text: str) -> tuple[Outcome, str]:

@@ -12,6 +12,9 @@ from pipeline.records import Completion, Outcome, Request
 Judge = Callable[[Request, Completion], Outcome]
 """What parsing makes of a completion."""
 
+DIED = "died"
+"""The `finish_reason` of an attempt whose engine, or whose actor, died with it in flight."""
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:
@@ -25,20 +28,33 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """How far a request has come. `attempt` is the next one to ask, or the last one where it is settled."""
+    """How far a request has come."""
 
     attempt: int = 1
+    """The next one to ask, or the last one where the request is settled."""
+    first: int = 1
+    """The attempt that this round began with."""
     tries: int = 0
+    """Tries at this attempt that got no answer."""
+    deaths: int = 0
+    """Those of them that an engine died in."""
+    replays: int = 0
+    """Rounds of attempts that may still follow this one, should it end without an accepted answer."""
     settled: bool = False
 
 
-def advance(position: Position, outcome: Outcome, limits: Limits) -> Position:
+def advance(position: Position, outcome: Outcome, limits: Limits, finish_reason: str = "") -> Position:
     """Return the position after one more completion with that judged outcome."""
+    if outcome is Outcome.OK:
+        return replace(position, settled=True)
     if not outcome.is_answer:
-        tries = position.tries + 1
-        return replace(position, tries=tries, settled=tries >= limits.max_tries)
-    if outcome.is_worth_another_attempt and position.attempt < limits.max_attempts:
-        return Position(attempt=position.attempt + 1)
+        position = replace(position, tries=position.tries + 1, deaths=position.deaths + int(finish_reason == DIED))
+        if position.tries < limits.max_tries:
+            return position
+    elif outcome.is_worth_another_attempt and position.attempt - position.first + 1 < limits.max_attempts:
+        return Position(position.attempt + 1, position.first, replays=position.replays)
+    if position.replays:
+        return Position(position.attempt + 1, position.attempt + 1, replays=position.replays - 1)
     return replace(position, settled=True)
 
 
@@ -49,13 +65,28 @@ def locate(
     position = start or Position()
     for completion in history:
         if not position.settled and completion.attempt == position.attempt:
-            position = advance(position, judge(request, completion), limits)
+            position = advance(position, judge(request, completion), limits, completion.finish_reason)
     return position
 
 
 def find_unsettled(
-    requests: Iterable[Request], histories: Mapping[str, Sequence[Completion]], judge: Judge, limits: Limits
+    requests: Iterable[Request],
+    histories: Mapping[str, Sequence[Completion]],
+    judge: Judge,
+    limits: Limits,
+    replays: Mapping[str, int],
 ) -> list[tuple[Request, Position]]:
-    """Return the requests that still need a teacher, and how far each has come."""
-    located = ((r, locate(r, histories.get(r.request_id, ()), judge, limits)) for r in requests)
+    """Return the requests that still need a teacher, and how far each has come.
+
+    Args:
+        requests: All that is wanted.
+        histories: Completions by request id, each in the order of attempts and time.
+        judge: What parsing makes of a completion.
+        limits: How often a request may be asked in one round.
+        replays: Rounds granted besides the first, by request id.
+    """
+    located = (
+        (r, locate(r, histories.get(r.request_id, ()), judge, limits, Position(replays=replays.get(r.request_id, 0))))
+        for r in requests
+    )
     return [(request, position) for request, position in located if not position.settled]

@@ -3,37 +3,53 @@
 Units of requests are the rows of a Ray Data data set, one block each, which `map_batches` hands to a fixed pool.
 Several units are open in an actor at once and share its teacher, so that the slow tail of one never starves it. The
 answers go to the ledger; what comes back through Ray is only counts.
+
+An engine that dies is replaced where it was. What was in flight is asked again, and the last try at a request that
+engines died on is made alone among its kind: so one that kills its engine each time is found, and ends as an `error`,
+without taking its neighbours along.
 """
 
 import asyncio
 import logging
 import time
+import uuid
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import closing, nullcontext
 from math import ceil
+from typing import Any
 
 import pyarrow as pa
 from pydantic import Field
 
 from pipeline.config import Config
-from pipeline.errors import TeacherError
-from pipeline.progress import DONE
+from pipeline.errors import RaystillError, TeacherDiedError, TeacherError
+from pipeline.progress import DONE, TOKENS
 from pipeline.records import Completion, Outcome, Request, from_table, to_table
+from pipeline.teachers.efficiency import Occupancy, Session, summarize
 from pipeline.teachers.ledger import Ledger, LedgerWriter, Snapshot, group_by_request, sort_history
-from pipeline.teachers.plan import Judge, Limits, Position, advance, find_unsettled, locate
-from pipeline.teachers.teacher import Teacher, TeacherConfig
+from pipeline.teachers.plan import DIED, Judge, Limits, Position, advance, find_unsettled, locate
+from pipeline.teachers.teacher import Teacher, TeacherConfig, make_failure
 
 UNITS_PER_ACTOR = 4
 MAX_UNIT_ROWS = 1_000
-_COUNTS = pa.schema([("outcome", pa.string()), ("completions", pa.int64())])
+SPARE_DEATHS = 5
+"""Deaths in a row without any answer that are borne beyond `max_tries`: so many bad requests may be the last ones left.
+Beyond that it is the engine, or its machine, and no request should be blamed."""
+REPORT_INTERVAL_S = 0.5
+"""A report is a call of another actor: one for each completion cost more than all else that this actor does."""
+_TOTALS = pa.schema([("name", pa.string()), ("value", pa.float64())])
+_MEMORY = "memory"
+"""The one total of which the largest counts, rather than the sum."""
+_FAILURE = "failure/"
+"""What an actor ends a run with. Ray would pass an exception on without its cause."""
 
 
 class PoolConfig(Config):
-    """How many actors ask, and what each takes of the cluster."""
+    """How wide teachers are asked; what one actor takes of the cluster is said with the teacher."""
 
     actors: int = Field(gt=0)
-    cpus_per_actor: float = Field(ge=0)
-    gpus_per_actor: float = Field(ge=0)
+    """Of which each holds a whole teacher."""
 
 
 def teach(
@@ -44,30 +60,38 @@ def teach(
     judge: Judge,
     limits: Limits,
     config: PoolConfig,
+    *,
+    replays: Mapping[str, int] | None = None,
     report: Callable[[Mapping[str, int]], None] = lambda counts: None,
-) -> dict[str, int]:
-    """Ask a teacher for all that the ledger lacks; return how many completions of each outcome came in.
+) -> Session:
+    """Ask a teacher for all that the ledger lacks; return what that came to.
 
     Args:
         requests: All requests of an arm, answered ones included: they are left out here, once.
         ledger: Where completions are read from and written to.
-        teacher: How many requests an actor keeps open, and how long it waits for one.
+        teacher: What an actor takes of the cluster, and how many requests it keeps open.
         make_teacher: Builds the teacher inside an actor.
         judge: What parsing makes of a completion.
-        limits: How often a request may be asked.
+        limits: How often a request may be asked in one round.
         config: Size of the pool.
+        replays: Rounds granted besides the first, by request id.
         report: Picklable; called with counts as completions come, and with `done` for each settled request.
 
     Raises:
-        TeacherError: Some requests are still without an end after all was asked, which means that rows got lost.
+        TeacherError: No request can succeed, engines die without an answer in between, or some requests are still
+            without an end after all was asked, which means that rows got lost.
     """
     import ray.data
 
+    started_at = time.time()
+    wanted, replays = {request.request_id for request in requests}, replays or {}
     ledger.recover()
-    completions, snapshot = ledger.read()
-    unsettled = find_unsettled(requests, group_by_request(completions), judge, limits)
+    completions, snapshot = ledger.read(wanted=wanted)
+    unsettled = find_unsettled(requests, group_by_request(completions), judge, limits, replays)
     if not unsettled:
-        return {}
+        return summarize({}, requests=0, span_s=0.0, actors=config.actors, devices_per_actor=teacher.devices)
+    # Neighbours share the longest prefixes, so that the prompts of one actor find each other's in the prefix cache.
+    unsettled.sort(key=lambda pair: [(message.role, message.content) for message in pair[0].messages])
     logging.getLogger("ray.data").setLevel(logging.ERROR)  # set up on import; its lines would bury ours
     context = ray.data.DataContext.get_current()
     context.execution_options.verbose_progress = False
@@ -76,6 +100,7 @@ def teach(
     unit_rows = min(MAX_UNIT_ROWS, ceil(len(unsettled) / (UNITS_PER_ACTOR * config.actors)))
     table = _with_positions(unsettled)
     units = [table.slice(start, unit_rows) for start in range(0, table.num_rows, unit_rows)]
+    session = uuid.uuid4().hex
     counts = ray.data.from_arrow(units).map_batches(
         TeacherActor,
         batch_size=None,
@@ -87,31 +112,61 @@ def teach(
             "limits": limits,
             "ledger": ledger,
             "snapshot": snapshot,
+            "session": session,
+            "started_at": started_at,
             "report": report,
         },
-        num_cpus=config.cpus_per_actor,
-        num_gpus=config.gpus_per_actor,
+        num_cpus=teacher.cpus,
+        num_gpus=teacher.gpus,
         compute=ray.data.ActorPoolStrategy(
             size=config.actors,
             max_tasks_in_flight_per_actor=UNITS_PER_ACTOR,
             max_concurrent_calls_per_actor=UNITS_PER_ACTOR,
         ),
     )
-    total: Counter[str] = Counter()
+    totals: Counter[str] = Counter()
+    memory_bytes = 0
     try:
-        for row in counts.iter_rows():
-            total[row["outcome"]] += row["completions"]
+        with closing(_iterate_rows(counts)) as rows:
+            for row in rows:
+                if row["name"].startswith(_FAILURE):
+                    raise TeacherError(f"{row['name'].removeprefix(_FAILURE)}\nanswered requests are kept")
+                if row["name"] == _MEMORY:
+                    memory_bytes = max(memory_bytes, int(row["value"]))
+                else:
+                    totals[row["name"]] += row["value"]
     except ray.exceptions.RayError as error:
-        raise TeacherError(f"an actor failed: {_find_cause(error)}; answered requests are kept") from error
-    ledger.recover()
+        raise TeacherError(f"an actor failed; answered requests are kept\n{error}") from None
+    span_s = time.time() - started_at
+    ledger.recover(session)
     ledger.compact()
-    completions, _ = ledger.read()
-    if lost := find_unsettled(requests, group_by_request(completions), judge, limits):
+    completions, _ = ledger.read(wanted=wanted)
+    if lost := find_unsettled(requests, group_by_request(completions), judge, limits, replays):
         raise TeacherError(
             f"{len(lost)} of {len(unsettled)} requests have no end in {ledger.folder}, the first is "
             f"{lost[0][0].request_id}; run the same command again, answered ones are kept"
         )
-    return dict(total)
+    return summarize(
+        totals,
+        requests=len(unsettled),
+        span_s=span_s,
+        actors=config.actors,
+        devices_per_actor=teacher.devices,
+        memory_bytes=memory_bytes or None,
+    )
+
+
+def _iterate_rows(dataset: Any) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a Ray data set as they come; closing this ends its execution.
+
+    Not by `iter_rows`, whose threads outlive it when an error ends it: one that still touches Ray after the cluster was
+    left ends the process before the error is told.
+    """
+    import ray
+
+    for bundle in dataset.iter_internal_ref_bundles():
+        for block in bundle.blocks:
+            yield from ray.get(block.ref).to_pylist()
 
 
 class TeacherActor:
@@ -125,24 +180,52 @@ class TeacherActor:
         limits: Limits,
         ledger: Ledger,
         snapshot: Snapshot,
+        session: str,
+        started_at: float,
         report: Callable[[Mapping[str, int]], None],
     ) -> None:
-        self._teacher = make_teacher()
-        self._open_requests = asyncio.Semaphore(config.max_in_flight)
-        self._timeout_s = config.timeout_s
+        self._make_teacher = make_teacher
         self._judge = judge
         self._limits = limits
         self._ledger = ledger
         self._seen = snapshot
         self._younger: dict[str, list[Completion]] = {}
         self._report = report
-        ledger.recover()  # what an earlier actor on this machine left behind when it died
-        self._writer = LedgerWriter(ledger)
+        self._totals: Counter[str] = Counter()
+        self._told: Counter[str] = Counter()
+        self._session = session
+        self._writer = LedgerWriter(ledger, session)
+        self._unreported: Counter[str] = Counter()
+        self._reported_at = time.monotonic()
+        self._failure = ""
+        try:
+            self._teacher = make_teacher()
+        except RaystillError as error:
+            self._failure = str(error)
+            return
+        self._teacher_lives = asyncio.Event()
+        self._teacher_lives.set()
+        self._deaths_in_row = 0
+        self._alone = asyncio.Lock()
+        max_in_flight = config.max_in_flight or self._teacher.capacity
+        self._open_requests = asyncio.Semaphore(max_in_flight)
+        self._occupancy = Occupancy(max_in_flight, started_at)
 
     async def __call__(self, unit: pa.Table) -> AsyncIterator[pa.Table]:
-        """Bring the requests of a unit to their ends; yield the completions by outcome."""
-        counts: Counter[str] = Counter()
+        """Bring the requests of a unit to their ends; yield what was counted since the last unit ended."""
+        if not self._failure:
+            try:
+                await self._settle_all(unit)
+            except* RaystillError as group:
+                self._failure = str(_find_first(group))
+        if self._failure:
+            yield _to_totals({_FAILURE + self._failure: 1})
+        else:
+            yield self._tell_totals()
+
+    async def _settle_all(self, unit: pa.Table) -> None:
         # Another job, or an actor that died, may have answered part of this plan: of this unit or of one to come.
+        self._ledger.recover(self._session)
         younger, self._seen = self._ledger.read(self._seen)
         for completion in younger:
             self._younger.setdefault(completion.request_id, []).append(completion)
@@ -150,46 +233,90 @@ class TeacherActor:
             for request, position in _read_positions(unit):
                 history = sort_history(self._younger.get(request.request_id, ()))
                 position = locate(request, history, self._judge, self._limits, position)
-                group.create_task(self._settle(request, position, counts))
+                group.create_task(self._settle(request, position))
         self._writer.roll()
-        yield pa.Table.from_pylist(
-            [{"outcome": outcome, "completions": n} for outcome, n in counts.items()], schema=_COUNTS
-        )
+        self._send_report()
 
-    async def _settle(self, request: Request, position: Position, counts: Counter[str]) -> None:
+    async def _settle(self, request: Request, position: Position) -> None:
         while not position.settled:
-            async with self._open_requests:
-                completion = await self._ask(request, position.attempt)
-            self._writer.write(completion)
-            if self._writer.is_due:
-                self._writer.roll()
-            outcome = self._judge(request, completion)
-            counts[outcome.value] += 1
-            position = advance(position, outcome, self._limits)
-            self._report({DONE: int(position.settled), outcome.value: int(outcome is not Outcome.OK)})
+            is_last_try = position.deaths > 0 and position.tries == self._limits.max_tries - 1
+            async with self._alone if is_last_try else nullcontext(), self._open_requests:
+                await self._teacher_lives.wait()
+                with self._occupancy.request():
+                    completion, death = await self._ask(request, position.attempt)
+                completion = self._writer.write(completion)
+                if self._writer.is_due:
+                    self._writer.roll()
+                outcome = self._judge(request, completion)
+                position = advance(position, outcome, self._limits, completion.finish_reason)
+                self._count(completion, outcome, position.settled)
+                if death is None:
+                    self._deaths_in_row = 0
+                else:
+                    await self._replace_teacher(*death)
 
-    async def _ask(self, request: Request, attempt: int) -> Completion:
+    async def _ask(self, request: Request, attempt: int) -> tuple[Completion, tuple[Teacher, str] | None]:
+        """Return a completion; where the teacher died of it, that teacher and all that is known of its death."""
+        teacher, started_at = self._teacher, time.time()
         self._writer.start(request.request_id, attempt)
-        started_at = time.time()
         try:
-            return await asyncio.wait_for(self._teacher.complete(request, attempt), self._timeout_s)
-        except TimeoutError:
-            waited = time.time() - started_at
-            return Completion(
-                request.request_id, attempt, Outcome.TIMEOUT, "", "timeout", 0, 0, started_at, waited,
-                f"no answer within {self._timeout_s} s",
-            )  # fmt: skip
+            return await teacher.complete(request, attempt), None
+        except TeacherDiedError as error:
+            summary = str(error).splitlines()[0]
+            return make_failure(request, attempt, started_at, Outcome.ERROR, summary, DIED), (teacher, str(error))
+
+    async def _replace_teacher(self, dead: Teacher, reason: str) -> None:
+        """Put a new teacher in the place of one that died, unless another of its requests has seen to that."""
+        if self._teacher is not dead or not self._teacher_lives.is_set():
+            return
+        self._teacher_lives.clear()
+        self._deaths_in_row += 1
+        if self._deaths_in_row > self._limits.max_tries + SPARE_DEATHS:
+            raise TeacherError(
+                f"died {self._deaths_in_row} times without an answer in between; the last time: {reason}"
+            )
+        with self._occupancy.start():
+            await dead.close()
+            self._teacher = await asyncio.to_thread(self._make_teacher)
+        self._teacher_lives.set()
+
+    def _count(self, completion: Completion, outcome: Outcome, is_settled: bool) -> None:
+        is_accepted = outcome is Outcome.OK
+        self._totals.update(
+            {
+                f"outcome/{outcome}": 1,
+                "tokens/prompt": completion.n_prompt_tokens,
+                "tokens/cached": completion.n_cached_tokens,
+                "tokens/completion": completion.n_completion_tokens,
+                "busy/all": completion.latency_s,
+                "busy/accepted": completion.latency_s * is_accepted,
+            }
+        )
+        self._unreported.update(
+            {DONE: is_settled, TOKENS: completion.n_completion_tokens, outcome.value: not is_accepted}
+        )
+        if time.monotonic() - self._reported_at >= REPORT_INTERVAL_S:
+            self._send_report()
+
+    def _send_report(self) -> None:
+        self._report(dict(self._unreported))
+        self._unreported.clear()
+        self._reported_at = time.monotonic()
+
+    def _tell_totals(self) -> pa.Table:
+        now = {**self._totals, **{f"seconds/{cause}": s for cause, s in self._occupancy.seconds().items()}}
+        new = {name: value - self._told[name] for name, value in now.items()}
+        self._told = Counter(now)
+        return _to_totals({**new, _MEMORY: self._teacher.measure_memory() or 0})
 
 
-def _find_cause(error: BaseException) -> str:
-    """Return what the innermost error says, of those that Ray and a group of tasks have wrapped it in."""
-    while True:
-        inner = getattr(error, "cause", None) or error.__cause__
-        if isinstance(error, BaseExceptionGroup):
-            inner = error.exceptions[0]
-        if not isinstance(inner, BaseException):
-            return f"{type(error).__name__}: {error}".strip().splitlines()[0]
-        error = inner
+def _to_totals(values: Mapping[str, float]) -> pa.Table:
+    return pa.Table.from_pylist([{"name": name, "value": float(value)} for name, value in values.items()], _TOTALS)
+
+
+def _find_first(group: BaseExceptionGroup[Any]) -> BaseException:
+    inner = group.exceptions[0]
+    return _find_first(inner) if isinstance(inner, BaseExceptionGroup) else inner
 
 
 def _with_positions(requests: Sequence[tuple[Request, Position]]) -> pa.Table:
@@ -201,8 +328,8 @@ def _with_positions(requests: Sequence[tuple[Request, Position]]) -> pa.Table:
 
 def _read_positions(table: pa.Table) -> Iterator[tuple[Request, Position]]:
     columns = [table.column(name).to_pylist() for name in _POSITION]
-    positions = (Position(attempt, tries) for attempt, tries in zip(*columns, strict=True))
+    positions = (Position(*values) for values in zip(*columns, strict=True))
     yield from zip(from_table(Request, table.drop_columns(list(_POSITION))), positions, strict=True)
 
 
-_POSITION = ("attempt", "tries")
+_POSITION = ("attempt", "first", "tries", "deaths", "replays")

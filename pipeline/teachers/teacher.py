@@ -1,8 +1,9 @@
 """What a teacher is: something that completes one request, whatever stands behind it."""
 
-from typing import Annotated, Literal, Protocol
+import time
+from typing import Protocol
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from pipeline.config import Config
 from pipeline.records import Completion, Outcome, Request
@@ -11,11 +12,28 @@ from pipeline.records import Completion, Outcome, Request
 class Teacher(Protocol):
     """Answers requests, many at a time, from one event loop."""
 
-    async def complete(self, request: Request, attempt: int) -> Completion:
-        """Return what came of one attempt; failures are outcomes, never exceptions.
+    @property
+    def capacity(self) -> int:
+        """How many requests it can use at once."""
+        ...
 
-        The answer's seed is `derive_seed(request.row_seed, attempt)`.
+    async def complete(self, request: Request, attempt: int) -> Completion:
+        """Return what came of one attempt, asked with the seed `derive_seed(request.row_seed, attempt)`.
+
+        What goes wrong with one request, a timeout included, is an outcome, never an exception.
+
+        Raises:
+            TeacherDiedError: Nothing can be asked of this teacher any more.
+            TeacherError: No request can succeed, such as when a key is refused.
         """
+        ...
+
+    def measure_memory(self) -> int | None:
+        """Return the bytes that the model holds here; None where it is elsewhere, or there is none."""
+        ...
+
+    async def close(self) -> None:
+        """Let go of processes and connections; also of those of an engine that died."""
         ...
 
 
@@ -26,36 +44,51 @@ class SamplingConfig(Config):
     top_p: float = Field(gt=0, le=1)
 
 
+class PriceConfig(Config):
+    """What a teacher costs, in US dollars; null: not known, and then no cost is stated."""
+
+    per_million_prompt_tokens: float | None = Field(ge=0)
+    per_million_completion_tokens: float | None = Field(ge=0)
+    per_device_hour: float | None = Field(ge=0)
+
+
 class TeacherConfig(Config):
     """What all teachers have in common."""
 
     label: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
     """Names the ledger's folder: under another label, answers are asked for again."""
     sampling: SamplingConfig
-    max_in_flight: int = Field(gt=0)
-    """Requests that one actor keeps open at once."""
+    max_in_flight: int | None = Field(gt=0)
+    """Requests that one actor keeps open at once; null: what its engine can use."""
     timeout_s: float = Field(gt=0)
-    """Seconds after which an attempt counts as `timeout`."""
+    """Seconds after which a request that was sent counts as `timeout`."""
     max_tries: int = Field(gt=0)
     """How often an attempt that ended in `timeout` or `error` is tried."""
+    cpus: float = Field(ge=0)
+    """Logical CPUs of one actor."""
+    gpus: float = Field(ge=0)
+    """GPUs of one actor, all on one node."""
+    price: PriceConfig
+
+    @property
+    def devices(self) -> float:
+        """Devices that one actor computes on; 0 where the teacher computes elsewhere, or hardly at all."""
+        return 0.0
 
 
-class OfflineConfig(TeacherConfig):
-    """Rules instead of a model: no weights, no network; the baseline that a real teacher has to beat."""
-
-    kind: Literal["offline"]
-    latency_s: float = Field(ge=0)
-    """Seconds that every answer takes, to rehearse a slow teacher."""
-    faults: dict[Outcome, Annotated[float, Field(ge=0, le=1)]]
-    """Share of the attempts that end in an outcome other than `ok`, to rehearse a bad teacher."""
-
-    @field_validator("faults")
-    @classmethod
-    def _check_faults(cls, faults: dict[Outcome, float]) -> dict[Outcome, float]:
-        if Outcome.OK in faults or sum(faults.values()) > 1:
-            raise ValueError("shares of outcomes other than ok, 1 in all at most")
-        return faults
-
-
-AnyTeacherConfig = OfflineConfig
-"""The union of all teachers' configurations, told apart by `kind`."""
+def make_failure(
+    request: Request, attempt: int, started_at: float, outcome: Outcome, error: str, finish_reason: str = ""
+) -> Completion:
+    """Return the completion of an attempt that got no answer."""
+    return Completion(
+        request_id=request.request_id,
+        attempt=attempt,
+        outcome=outcome,
+        text="",
+        finish_reason=finish_reason or outcome.value,
+        n_prompt_tokens=0,
+        n_completion_tokens=0,
+        started_at=started_at,
+        latency_s=time.time() - started_at,
+        error=error,
+    )

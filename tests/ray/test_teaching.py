@@ -10,14 +10,16 @@ import pytest
 
 from pipeline.prompts.requests import make_request
 from pipeline.records import Outcome, Seed
-from pipeline.stages.generate import judge_completion, make_teacher
+from pipeline.stages.generate import judge_completion
 from pipeline.storage import Folder
 from pipeline.tasks import TASKS
 from pipeline.tasks.ambiguity import PairedConfig
+from pipeline.teachers.kinds import make_teacher
 from pipeline.teachers.ledger import Ledger, group_by_request
-from pipeline.teachers.plan import Limits, find_unsettled
+from pipeline.teachers.offline import OfflineConfig
+from pipeline.teachers.plan import DIED, Limits, find_unsettled
 from pipeline.teachers.pool import PoolConfig, teach
-from pipeline.teachers.teacher import OfflineConfig, SamplingConfig
+from pipeline.teachers.teacher import PriceConfig, SamplingConfig
 
 pytestmark = pytest.mark.ray
 
@@ -25,6 +27,9 @@ TASK = TASKS["ambiguity"]
 METHOD = PairedConfig(name="paired", n_intents=5, similar_lengths=False, max_attempts=3)
 LIMITS = Limits(max_attempts=3, max_tries=2)
 JUDGE = partial(judge_completion, TASK)
+
+
+NO_PRICE = PriceConfig(per_million_prompt_tokens=None, per_million_completion_tokens=None, per_device_hour=None)
 
 
 def make_requests(n):
@@ -44,11 +49,12 @@ def make_requests(n):
 def teach_offline(requests, ledger, actors=1, timeout_s=30.0, **changes):
     values = {
         "kind": "offline", "label": "offline", "sampling": SamplingConfig(temperature=0, top_p=1), "max_in_flight": 8,
-        "timeout_s": timeout_s, "max_tries": LIMITS.max_tries, "latency_s": 0.0, "faults": {},
+        "timeout_s": timeout_s, "max_tries": LIMITS.max_tries, "latency_s": 0.0, "faults": {}, "cpus": 1, "gpus": 0,
+        "price": NO_PRICE,
     } | changes  # fmt: skip
     config = OfflineConfig(**values)
-    pool = PoolConfig(actors=actors, cpus_per_actor=1, gpus_per_actor=0)
-    return teach(requests, ledger, config, partial(make_teacher, config, TASK), JUDGE, LIMITS, pool)
+    make = partial(make_teacher, config, TASK.reply_offline, actors)
+    return teach(requests, ledger, config, make, JUDGE, LIMITS, PoolConfig(actors=actors))
 
 
 def test_every_request_ends_whatever_the_teacher_does(ray_cluster, tmp_path):
@@ -61,10 +67,10 @@ def test_every_request_ends_whatever_the_teacher_does(ray_cluster, tmp_path):
         Outcome.REFUSED: 0.1,
         Outcome.ERROR: 0.1,
     }
-    counts = teach_offline(requests, ledger, actors=2, faults=faults)
+    counts = teach_offline(requests, ledger, actors=2, faults=faults).outcomes
     completions, _ = ledger.read()
     histories = group_by_request(completions)
-    assert find_unsettled(requests, histories, JUDGE, LIMITS) == []
+    assert find_unsettled(requests, histories, JUDGE, LIMITS, {}) == []
     judged = Counter(JUDGE(r, c).value for r in requests for c in histories[r.request_id])
     assert counts == dict(judged)
     assert set(counts) == {"ok", *faults}
@@ -78,14 +84,16 @@ def test_every_request_ends_whatever_the_teacher_does(ray_cluster, tmp_path):
 def test_a_second_run_asks_nothing(ray_cluster, tmp_path):
     ledger = Ledger.of(Folder.at(tmp_path), "offline")
     requests = make_requests(12)
-    assert sum(teach_offline(requests, ledger).values()) == 12
-    assert teach_offline(requests, ledger) == {}
+    session = teach_offline(requests, ledger)
+    assert session.outcomes == {"ok": 12}
+    assert sum(session.seconds.values()) == pytest.approx(session.span_s)
+    assert teach_offline(requests, ledger).outcomes == {}
     assert len(ledger.read()[0]) == 12
 
 
 def test_a_slow_answer_is_a_timeout_and_is_tried_again(ray_cluster, tmp_path):
     ledger = Ledger.of(Folder.at(tmp_path), "offline")
-    counts = teach_offline(make_requests(2), ledger, timeout_s=0.05, latency_s=5.0)
+    counts = teach_offline(make_requests(2), ledger, timeout_s=0.05, latency_s=5.0).outcomes
     assert counts == {"timeout": 2 * LIMITS.max_tries}
 
 
@@ -109,5 +117,9 @@ def test_an_actor_that_is_killed_loses_no_answer_and_repeats_none(ray_cluster, t
     killer.join()
     assert len(answered_before) >= 20
     completions, _ = ledger.read()
-    assert sorted(c.request_id for c in completions) == sorted(r.request_id for r in requests)
+    answers = [c for c in completions if c.outcome.is_answer]
+    assert sorted(c.request_id for c in answers) == sorted(r.request_id for r in requests)
+    in_flight = [c for c in completions if not c.outcome.is_answer]
+    assert {c.finish_reason for c in in_flight} == {DIED}
+    assert len(in_flight) <= 8
     assert set(answered_before) <= {(c.request_id, c.started_at) for c in completions}

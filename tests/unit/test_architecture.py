@@ -11,7 +11,9 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 LAYERS = {
-    **dict.fromkeys(("errors", "config", "records", "identity", "storage", "steps", "tracking", "progress"), 0),
+    **dict.fromkeys(
+        ("errors", "config", "records", "identity", "storage", "steps", "tracking", "progress", "weights"), 0
+    ),
     **dict.fromkeys(("sources", "prompts", "teachers", "quality", "students", "evaluation", "report"), 1),
     "tasks": 2,
     **dict.fromkeys(("experiment", "cluster", "stages", "flow", "launch"), 3),

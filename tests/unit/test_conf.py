@@ -23,8 +23,18 @@ DEFAULTS = {
     if isinstance(entry, dict)
     for group, option in entry.items()
 }
-TO_BE_SET = {"data.path": "mine.tsv", "student.model": "some/model"}
+TO_BE_SET = {
+    "data.path": "mine.tsv",
+    "student.model": "some/model",
+    "teacher.model": "some/model",
+    "teacher.base_url": "http://localhost:8000/v1",
+}
 """Values for the keys that an option leaves to the user."""
+NEEDS = {
+    ("judge", "zero_shot"): ["teacher=gpt_4_1"],
+    ("judge", "few_shot"): ["teacher=gpt_4_1"],
+}
+"""What an option needs beside it: the default teacher can't judge."""
 MAY_BE_LEFT_OUT = {"ArmConfig.teacher", "ArmConfig.method", "ArmConfig.students"}
 """Fields with a default in the model, because an arm in a file should not have to say that it has none."""
 
@@ -61,12 +71,13 @@ def test_an_experiment_composes_and_validates_under_its_own_name(name):
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
 def test_an_option_composes_in_place_of_the_default_and_makes_a_difference(group, option):
+    needs = NEEDS.get((group, option), [])
     given = [f"{key}={TO_BE_SET[key]}" for key in find_missing(group, option)]
-    experiment = compose_experiment([f"{group}={option}", *given])
+    experiment = compose_experiment([f"{group}={option}", *needs, *given])
     if option == DEFAULTS[group]:
-        assert experiment == compose_experiment([])
+        assert experiment == compose_experiment(needs)
     else:
-        assert experiment != compose_experiment([])
+        assert experiment != compose_experiment(needs)
 
 
 @pytest.mark.parametrize(("group", "option"), [pair for pair in OPTIONS if find_missing(*pair)])
@@ -107,6 +118,8 @@ def walk(value, path=()):
 
 
 def is_secret(path, value) -> bool:
+    if path and path[-1].endswith(("_env", "_file")):
+        return False  # where a secret is, not the secret
     words = set(re.split(r"[_.\-@/]", "_".join(path).lower()))
     is_named = bool(words & {"password", "passwd", "secret", "token", "credential", "credentials", "apikey"})
     is_named |= "api_key" in "_".join(path).lower() or "access_key" in "_".join(path).lower()

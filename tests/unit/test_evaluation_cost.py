@@ -1,6 +1,6 @@
 import pytest
 
-from pipeline.evaluation.cost import Cost, measure_cost
+from pipeline.evaluation.cost import Cost, LoadedLatency, describe_latency, measure_cost
 
 
 class FakeModel:
@@ -41,3 +41,22 @@ def test_texts_are_used_in_turn_and_every_batch_is_full():
 def test_speed_needs_texts():
     with pytest.raises(ValueError, match="needs texts"):
         measure_cost(len, [], 2, 1, 1)
+
+
+def test_latency_under_load_says_how_many_were_in_flight():
+    # Sent at 0, 1, 2 and 3 s; the first is answered at 1 s, so it is not in flight with the second any more.
+    found = describe_latency([0.0, 1.0, 2.0, 3.0], [1.0, 9.0, 9.0, 9.0])
+    assert found == LoadedLatency(latency_p50_ms=9000.0, latency_p95_ms=9000.0, n_in_flight=2, n_single=4)
+    assert describe_latency([3.0, 0.0, 2.0, 1.0], [9.0, 1.0, 9.0, 9.0]) == found
+
+
+def test_a_break_between_two_runs_makes_the_load_no_smaller():
+    n, first, second = 8, [0.0] * 8, [10_000.0] * 8
+    assert describe_latency(first, [2.0] * n).n_in_flight == 8
+    assert describe_latency([*first, *second], [2.0] * 2 * n).n_in_flight == 8
+
+
+def test_latencies_are_spread_over_their_percentiles():
+    found = describe_latency([0.0] * 101, [n / 1000 for n in range(101)])
+    assert (found.latency_p50_ms, found.latency_p95_ms) == (pytest.approx(50), pytest.approx(95))
+    assert found.n_single == 101

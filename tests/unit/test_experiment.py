@@ -8,6 +8,7 @@ from pipeline.experiment import ExperimentConfig, read_experiment
 from tests.composing import compose_experiment
 
 QUICKSTART = compose_experiment(["experiment=quickstart"]).model_dump()
+JUDGE = compose_experiment(["judge=zero_shot", "teacher=gpt_4_1"]).model_dump()["judges"]["gpt_4_1_zero_shot"]
 ROWS = compose_experiment(["data=wiser_gpt41"]).model_dump()["arms"]["wiser_gpt41"]
 
 
@@ -58,6 +59,7 @@ def test_a_name_that_was_given_stands():
 
 def test_a_choice_becomes_a_key_in_small_letters():
     plain = {**QUICKSTART, **QUICKSTART["arms"]["offline"], "student": QUICKSTART["students"]["minilm"]}
+    plain["judge"] = {"prompt": None, "sampling": None, "max_attempts": None}
     composed = {**{k: v for k, v in plain.items() if k != "students"}, "arms": {}, "students": {}, "name": None}
     composed["data"] = {**composed["data"], "root": "/data"}
     experiment = read_experiment(composed, {"data": "t", "teacher": "Llama-3.1", "student": "My.BERT"}, frozenset())
@@ -77,6 +79,8 @@ def test_a_choice_becomes_a_key_in_small_letters():
         ("data.limit=3", "arms.<key>.data.…"),
         ("method=paired", "arms.<key>.method.…"),
         ("filters.length_matched=true", "arms.<key>.filters.…"),
+        ("judge=zero_shot", "judges.<key>.…"),
+        ("judge.max_attempts=3", "judges.<key>.…"),
     ],
 )
 def test_a_root_group_beside_an_experiment_is_refused_with_a_hint(override, place):
@@ -110,15 +114,65 @@ def test_a_student_can_be_added_to_an_experiment():
 
 
 @pytest.mark.parametrize("key", ["majority", "prior", "length", "prototype", "tfidf_offline"])
-def test_an_arm_named_like_a_baseline_is_refused(key):
+def test_an_arm_or_a_judge_named_like_a_baseline_is_refused(key):
     message = explain(("arms", {key: QUICKSTART["arms"]["offline"]}))
     assert f"arms.{key}: that is the name of a baseline" in message
+    assert f"judges.{key}: that is the name of a baseline" in explain(("judges", {key: JUDGE}))
+
+
+def test_a_judge_named_like_an_arm_is_refused():
+    assert "judges.offline: that is the key of an arm" in explain(("judges", {"offline": JUDGE}))
+
+
+def test_rules_can_not_judge():
+    message = explain(("judges", {"rules": {**JUDGE, "teacher": QUICKSTART["arms"]["offline"]["teacher"]}}))
+    assert "judges.rules.teacher: " in message
+    assert "rules write rows and can't judge" in message
+    with pytest.raises(ConfigError, match="rules write rows and can't judge"):
+        compose_experiment(["judge=zero_shot"])
+
+
+def test_without_arms_a_judge_is_the_roots_teacher_under_a_sampling_of_its_own():
+    experiment = compose_experiment(["judge=zero_shot", "teacher=gpt_4_1"])
+    (key,) = experiment.judges
+    assert key == "gpt_4_1_zero_shot"
+    assert experiment.judges[key].teacher == experiment.arms["gpt_4_1"].teacher
+    assert experiment.judges[key].sampling.temperature == 0.0 < experiment.arms["gpt_4_1"].teacher.sampling.temperature
+    assert experiment.name == "ambiguity_gpt_4_1_minilm_gpt_4_1_zero_shot"
+
+
+def test_a_teacher_beside_rows_is_the_judges():
+    experiment = compose_experiment(["data=wiser_gpt41", "judge=few_shot", "teacher=gpt_4_1", "judge.max_attempts=2"])
+    assert experiment.arms["wiser_gpt41"].teacher is None
+    assert experiment.arms["wiser_gpt41"].method is None
+    judge = experiment.judges["gpt_4_1_few_shot"]
+    assert (judge.teacher.label, judge.prompt, judge.max_attempts) == ("gpt-4.1", "few_shot", 2)
+
+
+def test_nothing_judges_unless_it_is_chosen():
+    assert compose_experiment([]).judges == {}
+    assert compose_experiment(["experiment=quickstart"]).judges == {}
+    with pytest.raises(ConfigError, match=r"judges\.offline_none\.prompt"):
+        compose_experiment(["judge.max_attempts=2"])
+
+
+def test_a_judge_is_added_to_an_experiment_from_a_teacher_and_a_way_to_ask():
+    experiment = compose_experiment(
+        [
+            *("experiment=quickstart", "+teacher@judges.gpt.teacher=gpt_4_1", "+judge@judges.gpt=few_shot"),
+            "judges.gpt.teacher.timeout_s=5",
+        ]
+    )
+    judge = experiment.judges["gpt"]
+    assert (judge.teacher.label, judge.teacher.timeout_s, judge.prompt) == ("gpt-4.1", 5.0, "few_shot")
+    assert list(experiment.pairs()) == [("offline", "minilm")]
 
 
 @pytest.mark.parametrize("key", ["Offline", "1st", "a-b", "a b", ""])
 def test_keys_that_would_not_do_in_a_path_are_refused(key):
     assert "should match pattern" in explain(("arms", {key: QUICKSTART["arms"]["offline"]}))
     assert "should match pattern" in explain(("students", {key: QUICKSTART["students"]["minilm"]}))
+    assert "should match pattern" in explain(("judges", {key: JUDGE}))
 
 
 def test_an_arm_with_a_student_that_does_not_exist_is_refused_with_those_that_do():

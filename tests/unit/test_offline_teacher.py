@@ -13,8 +13,7 @@ from pipeline.identity import derive_seed
 from pipeline.prompts.replies import read_reply
 from pipeline.prompts.schemas import record, text
 from pipeline.records import Message, Outcome, Request, Seed
-from pipeline.teachers.offline import OfflineTeacher
-from pipeline.teachers.teacher import OfflineConfig
+from pipeline.teachers.offline import OfflineConfig, OfflineTeacher
 
 SETTINGS = {
     "kind": "offline",
@@ -25,6 +24,9 @@ SETTINGS = {
     "max_tries": 2,
     "latency_s": 0.0,
     "faults": {},
+    "cpus": 1,
+    "gpus": 0,
+    "price": {"per_million_prompt_tokens": None, "per_million_completion_tokens": None, "per_device_hour": None},
 }
 SCHEMA = json.dumps(record(answer=text(40)))
 
@@ -123,3 +125,10 @@ def test_a_slow_teacher_takes_its_time():
 def test_faults_that_are_none_or_too_many_are_refused(faults):
     with pytest.raises(ConfigError, match="faults"):
         validate(OfflineConfig, {**SETTINGS, "faults": faults})
+
+
+def test_an_answer_that_takes_too_long_is_a_timeout():
+    (completion,) = ask([make_request(1)], latency_s=5.0, timeout_s=0.05)
+    assert (completion.outcome, completion.text) == (Outcome.TIMEOUT, "")
+    assert completion.error == "no answer within 0.05 s"
+    assert 0.05 <= completion.latency_s < 2

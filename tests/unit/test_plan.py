@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.records import Completion, Outcome, Request, Seed
-from pipeline.teachers.plan import Limits, Position, advance, find_unsettled, locate
+from pipeline.teachers.plan import DIED, Limits, Position, advance, find_unsettled, locate
 
 LIMITS = Limits(max_attempts=3, max_tries=2)
 REQUEST = Request("r", Seed("s", "t", "g"), (), (), "{}", 10, 0.0, 1.0, 7)
@@ -39,22 +39,22 @@ def follow(outcomes, limits=LIMITS) -> list[Completion]:
 @pytest.mark.parametrize(
     ("outcomes", "expected"),
     [
-        ([], Position(1, 0, False)),
-        ([OK], Position(1, 0, True)),
-        ([REFUSED], Position(1, 0, True)),
-        ([INVALID], Position(2, 0, False)),
-        ([MISMATCH], Position(2, 0, False)),
-        ([TRUNCATED], Position(2, 0, False)),
-        ([INVALID, OK], Position(2, 0, True)),
-        ([INVALID, MISMATCH], Position(3, 0, False)),
-        ([INVALID, MISMATCH, TRUNCATED], Position(3, 0, True)),
-        ([INVALID, MISMATCH, OK], Position(3, 0, True)),
-        ([TIMEOUT], Position(1, 1, False)),
-        ([TIMEOUT, ERROR], Position(1, 2, True)),
-        ([ERROR, OK], Position(1, 1, True)),
-        ([ERROR, INVALID], Position(2, 0, False)),
-        ([ERROR, INVALID, TIMEOUT], Position(2, 1, False)),
-        ([ERROR, INVALID, TIMEOUT, TIMEOUT], Position(2, 2, True)),
+        ([], Position(1, tries=0, settled=False)),
+        ([OK], Position(1, tries=0, settled=True)),
+        ([REFUSED], Position(1, tries=0, settled=True)),
+        ([INVALID], Position(2, tries=0, settled=False)),
+        ([MISMATCH], Position(2, tries=0, settled=False)),
+        ([TRUNCATED], Position(2, tries=0, settled=False)),
+        ([INVALID, OK], Position(2, tries=0, settled=True)),
+        ([INVALID, MISMATCH], Position(3, tries=0, settled=False)),
+        ([INVALID, MISMATCH, TRUNCATED], Position(3, tries=0, settled=True)),
+        ([INVALID, MISMATCH, OK], Position(3, tries=0, settled=True)),
+        ([TIMEOUT], Position(1, tries=1, settled=False)),
+        ([TIMEOUT, ERROR], Position(1, tries=2, settled=True)),
+        ([ERROR, OK], Position(1, tries=1, settled=True)),
+        ([ERROR, INVALID], Position(2, tries=0, settled=False)),
+        ([ERROR, INVALID, TIMEOUT], Position(2, tries=1, settled=False)),
+        ([ERROR, INVALID, TIMEOUT, TIMEOUT], Position(2, tries=2, settled=True)),
     ],
     ids=lambda value: " ".join(value) or "nothing" if isinstance(value, list) else "",
 )
@@ -90,6 +90,31 @@ def test_what_lies_behind_the_end_or_beside_the_attempt_does_not_count():
     settled = locate(REQUEST, [complete(1, OK)], judge, LIMITS)
     assert locate(REQUEST, [complete(1, OK), complete(2, INVALID), complete(1, TIMEOUT)], judge, LIMITS) == settled
     assert locate(REQUEST, [complete(2, OK), complete(3, OK)], judge, LIMITS) == Position()
+
+
+@pytest.mark.parametrize("ending", [[INVALID] * 3, [TIMEOUT, ERROR], [REFUSED]], ids=" ".join)
+def test_a_replay_is_another_round_with_new_attempts_and_one_is_enough_if_it_succeeds(ending):
+    once = follow(ending)
+    assert locate(REQUEST, once, judge, LIMITS).settled
+    again = locate(REQUEST, once, judge, LIMITS, Position(replays=1))
+    assert not again.settled
+    assert again.attempt == once[-1].attempt + 1, "an answered attempt is never asked again"
+    for extra in (ending, [OK]):
+        replayed = [*once, *(complete(again.attempt + c.attempt - 1, c.outcome) for c in follow(extra))]
+        assert locate(REQUEST, replayed, judge, LIMITS, Position(replays=1)).settled
+
+
+def test_a_replay_adds_nothing_to_what_was_accepted():
+    assert locate(REQUEST, [complete(1, OK)], judge, LIMITS, Position(replays=2)).settled
+    planned = find_unsettled([REQUEST], {"r": follow([REFUSED])}, judge, LIMITS, {"r": 1, "another": 1})
+    assert planned == [(REQUEST, Position(attempt=2, first=2))]
+
+
+def test_deaths_are_tries_that_are_known_as_such():
+    died = advance(Position(), ERROR, LIMITS, DIED)
+    assert died == Position(tries=1, deaths=1)
+    assert advance(died, TIMEOUT, LIMITS, "timeout") == Position(tries=2, deaths=1, settled=True)
+    assert advance(died, INVALID, LIMITS, "stop") == Position(attempt=2), "the next attempt begins without them"
 
 
 def test_the_judge_decides_not_what_the_teacher_reported():
@@ -132,5 +157,5 @@ def test_only_what_is_not_settled_is_planned_with_its_position():
         "lost": [complete(1, ERROR), complete(1, ERROR)],
         "foreign": [complete(1, INVALID)],
     }
-    planned = find_unsettled(requests, histories, judge, LIMITS)
+    planned = find_unsettled(requests, histories, judge, LIMITS, {})
     assert planned == [(requests[1], Position()), (requests[2], Position(attempt=2, tries=1))]

@@ -127,6 +127,8 @@ def build(**changes):
         {"messages": (Message("user", "be brief"), Message("system", "write"))},
         {"messages": (Message("user", "write"),)},
         {"schema": record(pairs=array(PAIR, 3))},
+        {"schema": dict(reversed(SCHEMA.items()))},  # a decoder writes the properties in the schema's order
+        {"schema": None, "choices": ("yes", "no")},
         {"temperature": 0.5},
         {"top_p": 0.9},
         {"teacher": {"kind": "offline", "revision": "abd"}},
@@ -148,7 +150,6 @@ def test_whatever_can_change_the_answer_changes_the_id(change):
         {"passages": ()},
         {"temperature": 1},
         {"seed": Seed("s1", "Gardening", "another group", "a label")},
-        {"schema": dict(reversed(SCHEMA.items()))},
         {"teacher": dict(reversed(BASE["teacher"].items()))},
     ],
     ids=str,

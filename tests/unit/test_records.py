@@ -20,6 +20,7 @@ _BASIC = {
     float: st.floats(allow_nan=False),
     Outcome: st.sampled_from(Outcome),
     dict[str, str]: st.dictionaries(st.text(max_size=5), st.text(max_size=5), max_size=3),
+    dict[str, float]: st.dictionaries(st.text(max_size=5), st.floats(allow_nan=False), max_size=3),
 }
 
 

@@ -4,11 +4,14 @@ from html.parser import HTMLParser
 import pytest
 
 from pipeline.report.html import (
+    NOT_MEASURED,
     ReportInput,
     describe_baselines,
     describe_comparison,
+    describe_judges,
     format_value,
     lay_out_cards,
+    lay_out_figures,
     lay_out_rows,
     name_column,
     render_report,
@@ -16,8 +19,9 @@ from pipeline.report.html import (
 from pipeline.report.table import tabulate_results
 
 
-def make_entries(low=0.55):
+def make_entries(low=0.55, judges=()):
     rows = [("llama", "minilm", 0.6, low), ("majority", None, 0.467, 0.45), ("tfidf_llama", None, 0.5, 0.4)]
+    rows += [(f"judge_{prompt[:3]}", prompt, 0.7, 0.6) for prompt in judges]
     return [
         {
             "arm": arm,
@@ -54,6 +58,17 @@ def make_report(**changes):
         ],
         "costs": [
             {"arm": "llama", "student": "minilm", "n_parameters": 22713602, "latency_p50_ms": 7.42, "device": "cpu"}
+        ],
+        "efficiencies": [
+            {
+                "arm": "llama",
+                "teacher": "llama31_8b",
+                "completions": 4321,
+                "tokens_per_s": 2345.6,
+                "device_s_per_row": 0.25,
+                "usd_per_row": None,
+                "time_shares": {"start": 0.25, "starved": 0.05, "running": 0.5, "tail": 0.1, "retry": 0.1},
+            }
         ],
         "confusions": [
             {
@@ -114,7 +129,7 @@ def test_page_needs_nothing_from_outside(full):
     page = Page(full)
     assert {tag for tag, _ in page.tags} & {"script", "link", "iframe", "object"} == set()
     sources = [attributes["src"] for _, attributes in page.tags if "src" in attributes]
-    assert len(sources) == len(("scores", "confusions", "lengths"))
+    assert len(sources) == len(("scores", "confusions", "time shares", "lengths"))
     assert all(source.startswith("data:image/svg+xml;base64,") for source in sources)
     assert [attributes["href"] for tag, attributes in page.tags if tag == "a" and attributes["href"][0] != "#"] == []
     assert re.search(r"url\(|@import", full) is None
@@ -124,7 +139,7 @@ def test_every_link_of_the_navigation_has_its_section(full):
     page = Page(full)
     ids = {attributes.get("id") for _, attributes in page.tags}
     links = {attributes["href"][1:] for tag, attributes in page.tags if tag == "a"}
-    assert links == {"results", "costs", "data", "samples", "steps", "config"}
+    assert links == {"results", "costs", "teachers", "data", "samples", "steps", "config"}
     assert links <= ids
 
 
@@ -149,8 +164,69 @@ def test_page_says_what_it_was_given(full):
         "near_duplicate",
         "f00d",
         "ray 2.60.0",
+        "llama31_8b",
+        "4,321",
+        "tokens/s",
+        "device seconds per row",
     ):
         assert expected in text
+    assert "judge" not in text.lower()
+
+
+def read_cells(page: str, section: str) -> list[list[str]]:
+    """Return the table of a section, header first, as text."""
+    (body,) = re.findall(rf'<section id="{section}".*?</section>', page, re.DOTALL)
+    rows = re.findall(r"<tr>(.*?)</tr>", body, re.DOTALL)
+    return [[cell.strip() for cell in re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row, re.DOTALL)] for row in rows]
+
+
+def test_what_was_not_measured_of_a_teacher_is_told(full):
+    header, row = read_cells(full, "teachers")
+    assert dict(zip(header, row, strict=True)) == {
+        "arm": "llama",
+        "teacher": "llama31_8b",
+        "completions": "4,321",
+        "tokens/s": "2,345.6",
+        "device seconds per row": "0.250",
+        "USD per row": "not measured",
+    }
+
+
+def test_teachers_whose_time_nobody_measured_have_no_picture():
+    (efficiency,) = make_report().efficiencies
+    page = render_report(make_report(efficiencies=[{**efficiency, "time_shares": None}]))
+    assert "went into" not in page
+    assert "4,321" in page
+
+
+def test_judges_are_told_from_students_and_arms():
+    costs = [
+        *make_report().costs,
+        {"arm": "judge_zer", "student": "zero-shot", "n_parameters": None, "latency_p50_ms": 81.5, "n_in_flight": 64},
+    ]
+    page = render_report(make_report(entries=make_entries(judges=["zero-shot", "few-shot"]), costs=costs))
+    text = " ".join(Page(page).text.split())
+    assert "compares 1 arm (where training rows come from) and 1 student with 2 judges (LLMs that are asked" in text
+    assert "1 of 1 student and 2 of 2 judges have a macro-F1 interval above" in text
+    assert "judges in orange" in text
+    assert re.search(r'zero-shot\s*<span class="tag">judge</span>', page)
+    assert Page(page).unbalanced == []
+    header, student, judge = read_cells(page, "costs")
+    assert dict(zip(header, judge, strict=True)) == {
+        "arm": "judge_zer",
+        "student": "zero-shot",
+        "parameters": "not measured",
+        "latency p50 (ms)": "81.5",
+        "device": "-",
+        "in flight": "64",
+    }
+    assert dict(zip(header, student, strict=True))["in flight"] == "-"
+    assert "among as many others in flight as stated" in text
+
+
+def test_legend_says_how_judges_are_asked_where_there_are_some():
+    assert describe_judges(tabulate_results(make_entries())) == {}
+    assert list(describe_judges(tabulate_results(make_entries(judges=["few-shot"])))) == ["few-shot"]
 
 
 def test_credentials_of_the_configuration_stay_out(full):
@@ -176,7 +252,7 @@ def test_student_that_does_not_clear_the_baseline_is_marked():
 
 
 def test_parts_without_content_are_left_out():
-    page = Page(render_report(make_report(costs=[], confusions=[], cards={}, samples={}, lengths={})))
+    page = Page(render_report(make_report(costs=[], efficiencies=[], confusions=[], cards={}, samples={}, lengths={})))
     ids = {attributes["id"] for _, attributes in page.tags if "id" in attributes}
     assert ids == {"results", "steps", "config"}
     assert (page.open, page.unbalanced) == ([], [])
@@ -205,8 +281,16 @@ def test_rows_with_different_keys_share_a_grid_without_empty_columns():
     assert grid.is_number == [False, True, True]
 
 
+def test_figures_that_were_not_measured_are_told_and_leave_a_column_its_numbers():
+    grid = lay_out_figures([{"arm": "a", "usd": None, "n_gpus": 2}, {"arm": "b", "usd": 0.5}])
+    assert grid.sections == {"": [["a", NOT_MEASURED, 2], ["b", 0.5, None]]}
+    assert grid.is_number == [False, True, True]
+    assert lay_out_figures([{"usd": None}]).sections == {"": [[NOT_MEASURED]]}
+
+
 def test_headings_name_the_unit():
     names = ("n_parameters", "memory_mb", "throughput_rows_per_s", "duration_s", "rows", "length_auroc")
+    names += ("tokens_per_s", "device_s_per_row", "usd_per_1000_items", "n_in_flight")
     assert [name_column(name) for name in names] == [
         "parameters",
         "memory (MB)",
@@ -214,6 +298,10 @@ def test_headings_name_the_unit():
         "duration (s)",
         "rows",
         "length AUROC",
+        "tokens/s",
+        "device seconds per row",
+        "USD per 1,000 items",
+        "in flight",
     ]
 
 
@@ -224,6 +312,9 @@ def test_headings_name_the_unit():
         (True, "yes"),
         (12345, "12,345"),
         (0.92149, "0.921"),
+        (0.0, "0.000"),
+        (0.00023456, "0.00023"),
+        (-0.0009, "-0.0009"),
         (1234.56, "1,234.6"),
         ({"rows": 971, "n_rejects": 29}, "rows 971 · rejects 29"),
         ([1, 2.5], "1, 2.5"),

@@ -2,12 +2,22 @@ from xml.etree import ElementTree
 
 import pytest
 
-from pipeline.report.plots import BASELINE, STUDENT, draw_confusions, draw_lengths, draw_scores, render
-from pipeline.report.table import tabulate_results
+from pipeline.report.plots import (
+    CAUSES,
+    COLORS,
+    draw_confusions,
+    draw_lengths,
+    draw_scores,
+    draw_time_shares,
+    render,
+)
+from pipeline.report.table import KINDS, tabulate_results
+from pipeline.teachers import efficiency
 
 
 def make_entries():
     rows = [("a", "minilm", 0.6), ("b", "minilm", 0.4), ("majority", None, 0.467), ("tfidf_a", None, 0.9)]
+    rows += [("llama", "zero-shot", 0.5)]
     return [
         {
             "arm": arm,
@@ -46,17 +56,20 @@ def result():
     return tabulate_results(make_entries())[0]
 
 
-def test_scores_have_a_panel_per_measure_a_bar_per_row_and_grey_baselines(result):
+def test_scores_have_a_panel_per_measure_a_bar_per_row_and_a_colour_per_kind(result):
     from matplotlib.colors import to_hex
 
     figure = draw_scores(result)
     assert [axes.get_title().split()[0] for axes in figure.axes] == ["macro-F1", "AUROC"]
     bars = figure.axes[0].patches
-    assert [round(bar.get_width(), 3) for bar in bars] == [0.6, 0.4, 0.467, 0.9]
-    assert [to_hex(bar.get_facecolor()) for bar in bars] == [STUDENT, STUDENT, BASELINE, BASELINE]
+    assert [round(bar.get_width(), 3) for bar in bars] == [0.6, 0.4, 0.5, 0.467, 0.9]
+    kinds = ["student", "student", "judge", "baseline", "baseline"]
+    assert [to_hex(bar.get_facecolor()) for bar in bars] == [COLORS[kind] for kind in kinds]
+    assert len({COLORS[kind] for kind in KINDS}) == 3
     assert [tick.get_text() for tick in figure.axes[0].get_yticklabels()] == [
         "a / minilm",
         "b / minilm",
+        "llama / zero-shot",
         "majority",
         "tfidf_a",
     ]
@@ -67,7 +80,7 @@ def test_error_bars_are_the_intervals(result):
 
     lines = [item for item in draw_scores(result).axes[0].collections if isinstance(item, LineCollection)]
     ends = [tuple(round(x, 3) for x, _ in line.get_segments()[0]) for line in lines]
-    assert ends == [(0.5, 0.65), (0.3, 0.45), (0.367, 0.517), (0.8, 0.95)]
+    assert ends == [(0.5, 0.65), (0.3, 0.45), (0.4, 0.55), (0.367, 0.517), (0.8, 0.95)]
 
 
 def test_dashed_line_is_the_best_trivial_baseline_not_tfidf(result):
@@ -104,6 +117,30 @@ def test_lengths_are_shares_of_each_labels_rows():
     assert clear.get_data().values.tolist() == [0.75, 0.0, 0.25]
     assert clear.get_data().edges.tolist() == [7.5, 8.5, 9.5, 10.5]
     assert [axes.get_title() for axes in figure.axes if axes.axison] == ["a", "b"]
+
+
+SHARES = {
+    "llama": {"start": 0.25, "starved": 0.05, "running": 0.5, "tail": 0.125, "retry": 0.075},
+    "gpt": {"start": 0.0, "starved": 0.0, "running": 0.9, "tail": 0.1, "retry": 0.0},
+}
+
+
+def test_a_teachers_time_is_one_bar_of_all_causes():
+    axes = draw_time_shares(SHARES).axes[0]
+    assert [tick.get_text() for tick in axes.get_yticklabels()] == list(SHARES)
+    for place, arm in enumerate(SHARES):
+        bars = [container[place] for container in axes.containers]
+        widths = {c.get_label(): b.get_width() for c, b in zip(axes.containers, bars, strict=True)}
+        assert widths == pytest.approx(SHARES[arm])
+        ends = [bar.get_x() + bar.get_width() for bar in bars]
+        assert [bar.get_x() for bar in bars] == pytest.approx([0.0, *ends[:-1]])
+        assert ends[-1] == pytest.approx(1.0)
+        assert {round(bar.get_y() + bar.get_height() / 2, 9) for bar in bars} == {-place}
+
+
+def test_every_cause_that_teachers_tell_has_its_colour():
+    assert set(CAUSES) == set(efficiency.CAUSES)
+    assert len(set(CAUSES.values())) == len(CAUSES)
 
 
 @pytest.mark.parametrize("file_format", ["svg", "png"])

@@ -78,6 +78,39 @@ def test_students_come_before_baselines():
     assert [row.is_baseline for row in table.rows] == [False, False, True, True, True]
 
 
+JUDGED = [
+    *ENTRIES,
+    entry("a_judge", "zero-shot", "macro-F1", 0.66, 0.61, 0.7),
+    entry("b_judge", "few-shot", "macro-F1", 0.51, 0.41, 0.6),
+]
+
+
+def test_judges_stand_between_students_and_baselines_and_are_counted_apart():
+    (table,) = tabulate_results(JUDGED[::-1])
+    assert [row.kind for row in table.rows] == ["student"] * 2 + ["judge"] * 2 + ["baseline"] * 3
+    assert [row.arm for row in table.rows_of("judge")] == ["b_judge", "a_judge"]
+    assert {row.arm for row in table.rows if not row.clears} == {"lucky", "b_judge", "tfidf_good"}
+    assert table.describe_clearing().startswith("1 of 2 students and 1 of 2 judges have a macro-F1 interval above")
+    assert not table.all_clear
+
+
+def test_who_clears_is_told_of_those_that_are_there():
+    students, judges = JUDGED[:4], JUDGED[-2:]
+    bar = [entry("prior", None, "macro-F1", 0.5, 0.4, 0.6)]
+    assert tabulate_results([*judges, *bar])[0].describe_clearing().startswith("1 of 2 judges has")
+    none = tabulate_results([students[2], judges[1], *bar])[0].describe_clearing()
+    assert none.startswith("None of 1 student and none of 1 judge has")
+    assert tabulate_results([students[0], judges[0], *bar])[0].all_clear
+
+
+def test_a_judge_is_shown_by_how_it_was_asked():
+    assert "| a_judge | zero-shot | **0.660** [0.610, 0.700] | - |" in to_markdown(JUDGED).splitlines()
+    lines = [line.strip() for line in print_to_text(JUDGED, width=200).splitlines()]
+    (place,) = [index for index, line in enumerate(lines) if line.startswith("a_judge / zero-shot")]
+    assert lines[place - 1] == ""
+    assert lines[place + 2] == ""
+
+
 def test_each_benchmark_and_setting_has_its_own_table():
     other = [
         entry("a", "s", "macro-F1", 0.1, 0, 0.2, "AmbigNQ"),

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 from pipeline.errors import StorageError
-from pipeline.storage import Folder, node_local
+from pipeline.storage import Folder, decode_table, node_local
 
 TABLE = pa.table({"text": ["a", "b"], "n": [1, 2]})
 
@@ -86,6 +86,44 @@ def test_a_missing_or_broken_file_is_named(folder):
     folder.write_text("broken.parquet", "no table")
     with pytest.raises(StorageError, match=r"broken\.parquet as Parquet"):
         folder.read_table("broken.parquet")
+
+
+def test_a_table_that_is_not_as_it_was_written_is_refused(folder):
+    table = pa.table({"text": [f"{n * 7919 % 1000:03}" for n in range(500)]})
+    folder.write_table("t.parquet", table)
+    content = folder.read_bytes("t.parquet")
+    assert decode_table(content).equals(table)
+    for damaged in (b"", content[:-1], content[:100], bytes(len(content))):
+        with pytest.raises(ValueError):
+            decode_table(damaged)
+    refusals = []
+    for place in range(100, 600, 10):
+        folder.write_bytes("t.parquet", content[:place] + bytes([content[place] ^ 4]) + content[place + 1 :])
+        try:
+            assert folder.read_table("t.parquet").equals(table), "a flipped bit changed a value"
+        except StorageError as error:
+            refusals.append(str(error))
+    assert len(refusals) > 40, "most of these bytes are values"
+    assert all(f"cannot read {folder}/t.parquet as Parquet" in refusal for refusal in refusals)
+
+
+def test_a_file_moves_once_and_as_it_is(folder):
+    target = folder / "deep" / "target"
+    folder.write_bytes("a.bin", b"\x00\xff")
+    assert folder.move("a.bin", target)
+    assert not folder.exists("a.bin")
+    assert target.read_bytes("a.bin") == b"\x00\xff"
+    assert not folder.move("a.bin", target)
+    assert target.names() == ["a.bin"]
+
+
+def test_a_file_that_cannot_be_moved_stays_and_is_told(tmp_path):
+    folder = Folder.at(tmp_path)
+    folder.write_text("a.txt", "a")
+    folder.write_text("file", "no folder")
+    with pytest.raises(StorageError, match=r"cannot move .*/a\.txt to .*/file"):
+        folder.move("a.txt", folder / "file")
+    assert folder.read_text("a.txt") == "a"
 
 
 def test_nan_is_refused_in_json(folder):

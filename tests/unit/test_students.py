@@ -32,7 +32,7 @@ from pipeline.students.classifier import (
 from pipeline.students.config import StudentConfig
 from pipeline.students.embedding import load_encoder
 from pipeline.students.fits import Fit, choose_epochs, plan_fits
-from pipeline.students.models import locate_model, pin_model
+from pipeline.weights import locate_model, pin_model
 from tests.models import build_tiny
 
 LABELS = ("clear", "ambiguous")
@@ -444,7 +444,7 @@ def identify_elsewhere(model, cache, revision=None, **environment) -> str:
     script = (
         "import sys\n"
         "from pipeline.errors import ConfigError\n"
-        "from pipeline.students.models import pin_model\n"
+        "from pipeline.weights import pin_model\n"
         "try: print(pin_model(sys.argv[1], sys.argv[2] or None).identity)\n"
         "except ConfigError as error: print(error)\n"
     )

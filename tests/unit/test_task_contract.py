@@ -2,6 +2,7 @@
 
 import json
 import re
+from typing import get_args
 
 import pytest
 
@@ -11,13 +12,17 @@ from pipeline.prompts.requests import make_request
 from pipeline.prompts.schemas import compute_max_new_tokens, count_characters
 from pipeline.prompts.templates import digest_templates
 from pipeline.records import Completion, Example, Outcome, Passage, Seed, from_table, to_table
+from pipeline.sources.benchmarks import find_benchmark
 from pipeline.tasks import TASKS
 from pipeline.tasks.ambiguity import PairedConfig
+from pipeline.tasks.task import JudgePrompt
 from pipeline.teachers.offline import CHARACTERS_PER_TOKEN
 
 METHODS = {"ambiguity": PairedConfig(name="paired", n_intents=5, similar_lengths=False, max_attempts=3)}
 """One method of each task."""
 SEEDS = [Seed(text.casefold(), text, text.casefold()) for text in ("Gardening", "3D printers", "Café {{ crème }}")]
+JUDGE_PROMPTS = get_args(JudgePrompt)
+QUESTION = "Café {{ crème }} recipe"
 PASSAGES = (Passage("p1", "Prune the roses in March.", 2.0, 1), Passage("p2", "Water them at dawn.", 1.0, 2))
 
 pytestmark = pytest.mark.parametrize("name", TASKS)
@@ -137,3 +142,61 @@ def test_the_code_and_templates_that_it_names_are_there(name):
     assert task.parse.__module__ in task.code
     assert digest_templates(task.templates)
     assert len(task.templates) >= 1
+    assert task.write_judgement.__module__ in task.code
+    assert digest_templates(task.judge_templates.values())
+    assert not set(task.judge_templates.values()) & set(task.templates)
+
+
+def test_a_judge_says_every_label_by_a_word_of_its_own(name):
+    task = TASKS[name]
+    assert set(task.choices) == set(task.labels)
+    assert len({word.casefold() for word in task.choices.values()}) == len(task.labels)
+    assert all(re.fullmatch(r"\w+", word) for word in task.choices.values())
+
+
+@pytest.mark.parametrize("prompt", JUDGE_PROMPTS)
+def test_a_judge_is_told_the_item_and_the_words_and_nothing_is_left_unfilled(name, prompt):
+    task = TASKS[name]
+    messages = task.write_judgement(QUESTION, prompt)
+    assert messages[-1].role == "user"
+    whole = "\n".join(message.content for message in messages)
+    assert whole.count(QUESTION) == 1
+    for word in task.choices.values():
+        assert re.search(rf"\b{word}\b", whole)
+    assert not re.search(r"\{\{|\}\}|\{%|%\}|\bNone\b|\bUndefined\b", whole.replace(QUESTION, ""))
+    assert whole == whole.strip()
+
+
+def read_examples(name: str) -> list[tuple[str, str]]:
+    """Return the queries of the few-shot prompt and the words that answer them."""
+    whole = TASKS[name].write_judgement(QUESTION, "few_shot")[-1].content
+    return re.findall(r"^Query: (.*)\nAnswer: (\w+)$", whole, re.MULTILINE)
+
+
+def test_every_way_to_ask_has_a_prompt_and_examples_stand_in_one_only(name):
+    task = TASKS[name]
+    assert set(task.judge_templates) == set(JUDGE_PROMPTS)
+    examples = read_examples(name)
+    assert {answer for _, answer in examples} == set(task.choices.values())
+    assert len(examples) >= 10
+    zero_shot = task.write_judgement(QUESTION, "zero_shot")[-1].content
+    assert not [query for query, _ in examples if query in zero_shot]
+
+
+def find_shared(name: str, benchmark: str, root: str) -> list[str]:
+    def words(text):
+        return " ".join(re.findall(r"\w+", text.casefold()))
+
+    items = {words(item.text) for item in find_benchmark(benchmark).load(root)}
+    assert len(items) > 50
+    return [query for query, _ in read_examples(name) if words(query) in items]
+
+
+def test_no_example_is_an_item_of_our_own_benchmark(name):
+    assert find_shared(name, "Handwritten-60", ".") == []
+
+
+@pytest.mark.data
+@pytest.mark.parametrize("benchmark", ["ClariQ", "AmbigNQ"])
+def test_no_example_is_an_item_of_a_benchmark(name, benchmark, data_root):
+    assert find_shared(name, benchmark, data_root) == []

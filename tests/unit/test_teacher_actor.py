@@ -8,12 +8,13 @@ from dataclasses import dataclass, field
 import pyarrow as pa
 import pytest
 
+from pipeline.errors import TeacherDiedError, TeacherError
 from pipeline.records import Completion, Outcome, Request, Seed
 from pipeline.storage import Folder
 from pipeline.teachers.ledger import Ledger
-from pipeline.teachers.plan import Limits, Position
-from pipeline.teachers.pool import TeacherActor, _with_positions
-from pipeline.teachers.teacher import SamplingConfig, TeacherConfig
+from pipeline.teachers.plan import DIED, Limits, Position
+from pipeline.teachers.pool import SPARE_DEATHS, TeacherActor, _with_positions
+from pipeline.teachers.teacher import PriceConfig, SamplingConfig, TeacherConfig
 
 LIMITS = Limits(max_attempts=3, max_tries=2)
 REQUESTS = [Request(f"r{n}", Seed(f"s{n}", "t", "g"), (), (), "{}", 10, 0.0, 1.0, n) for n in range(12)]
@@ -28,6 +29,14 @@ class Scripted:
     asked: list[tuple[str, int]] = field(default_factory=list)
     n_open: int = 0
     most_open: int = 0
+    capacity: int = 5
+    closed: bool = False
+
+    def measure_memory(self) -> int:
+        return 1_000
+
+    async def close(self) -> None:
+        self.closed = True
 
     async def complete(self, request: Request, attempt: int) -> Completion:
         self.asked.append((request.request_id, attempt))
@@ -47,27 +56,44 @@ def ledger(tmp_path):
     return Ledger.of(Folder.at(tmp_path), "sample")
 
 
-def start(ledger, teacher, snapshot=None, max_in_flight=4, timeout_s=5.0, report=lambda counts: None) -> TeacherActor:
-    sampling = SamplingConfig(temperature=0.0, top_p=1.0)
+NO_PRICE = PriceConfig(per_million_prompt_tokens=None, per_million_completion_tokens=None, per_device_hour=None)
+
+
+def start(
+    ledger, *teachers, snapshot=None, max_in_flight=4, limits=LIMITS, report=lambda counts: None, make=None
+) -> TeacherActor:
+    """Return an actor that takes the teachers given, each when the one before has died."""
     config = TeacherConfig(
-        label="sample", sampling=sampling, max_in_flight=max_in_flight, timeout_s=timeout_s, max_tries=LIMITS.max_tries
-    )
+        label="sample", sampling=SamplingConfig(temperature=0.0, top_p=1.0), max_in_flight=max_in_flight, timeout_s=5.0,
+        max_tries=limits.max_tries, cpus=1, gpus=0, price=NO_PRICE,
+    )  # fmt: skip
     judge = lambda request, completion: completion.outcome  # noqa: E731
     seen = ledger.read()[1] if snapshot is None else snapshot
-    return TeacherActor(config, lambda: teacher, judge, LIMITS, ledger, seen, report)
+    left = iter(teachers)
+    return TeacherActor(
+        config, make or (lambda: next(left)), judge, limits, ledger, seen, "session", time.time(), report
+    )
 
 
-def settle(actor, *units) -> list[dict[str, int]]:
-    """Hand all units to an actor at once, as Ray does; return each one's counts."""
+def settle(actor, *units) -> dict[str, int]:
+    """Hand all units to an actor at once, as Ray does; return all completions by outcome."""
+    return {name.removeprefix("outcome/"): int(n) for name, n in count(actor, *units).items() if "outcome/" in name}
 
-    async def take(unit) -> dict[str, int]:
+
+def count(actor, *units) -> dict[str, float]:
+    """Return all that an actor counted, as the driver adds it up."""
+
+    async def take(unit) -> Counter[str]:
         (table,) = [table async for table in actor(_with_positions([(request, Position()) for request in unit]))]
-        return dict(zip(table["outcome"].to_pylist(), table["completions"].to_pylist(), strict=True))
+        return Counter(dict(zip(table["name"].to_pylist(), table["value"].to_pylist(), strict=True)))
 
     async def take_all():
         return await asyncio.gather(*(take(unit) for unit in units))
 
-    return asyncio.run(take_all())
+    total: Counter[str] = Counter()
+    for counts in asyncio.run(take_all()):
+        total.update(counts)
+    return {name: n for name, n in total.items() if n}
 
 
 def test_each_request_is_brought_to_its_end_and_every_completion_is_in_the_ledger(ledger):
@@ -82,12 +108,18 @@ def test_each_request_is_brought_to_its_end_and_every_completion_is_in_the_ledge
     teacher = Scripted(outcomes)
     reports = []
     counts = settle(start(ledger, teacher, report=reports.append), REQUESTS[:3], REQUESTS[3:5])
-    assert counts == [
-        {"ok": 1, "invalid_json": 1, "timeout": 1, "error": 2, "truncated": 1, "schema_mismatch": 2},
-        {"ok": 1, "refused": 1},
-    ]
+    expected = {
+        "ok": 2,
+        "invalid_json": 1,
+        "timeout": 1,
+        "error": 2,
+        "truncated": 1,
+        "schema_mismatch": 2,
+        "refused": 1,
+    }
+    assert counts == expected
     completions, _ = ledger.read()
-    assert Counter(c.outcome.value for c in completions) == Counter(counts[0]) + Counter(counts[1])
+    assert Counter(c.outcome.value for c in completions) == expected
     assert Counter(teacher.asked) == Counter((c.request_id, c.attempt) for c in completions)
     total = sum(map(Counter, reports), Counter())
     assert total["done"] == 5
@@ -112,14 +144,81 @@ def test_a_slow_request_holds_up_no_other(ledger):
     assert ledger.read()[0][-1].request_id == "r0"
 
 
-def test_an_answer_that_never_comes_is_a_timeout_and_asked_as_often_as_allowed(ledger):
-    teacher = Scripted(seconds=60.0)
-    assert settle(start(ledger, teacher, timeout_s=0.05), REQUESTS[:1]) == [{"timeout": 2}]
+def test_without_a_number_of_ones_own_the_teachers_capacity_is_filled(ledger):
+    teacher = Scripted(seconds=0.01)
+    settle(start(ledger, teacher, max_in_flight=None), REQUESTS)
+    assert teacher.most_open == teacher.capacity
+
+
+class Mortal(Scripted):
+    """Dies when asked for one of the requests that are poison to it, and takes all that is in flight along."""
+
+    def __init__(self, *poison: str) -> None:
+        super().__init__(seconds=0.01)
+        self.poison = poison
+        self.dead = asyncio.Event()
+
+    async def complete(self, request, attempt):
+        if request.request_id in self.poison:
+            await asyncio.sleep(0.002)
+            self.dead.set()
+        done, _ = await asyncio.wait(
+            [asyncio.ensure_future(self.dead.wait()), asyncio.ensure_future(super().complete(request, attempt))],
+            return_when=asyncio.FIRST_COMPLETED,
+        )
+        if self.dead.is_set():
+            raise TeacherDiedError("the engine died\nits last line")
+        return done.pop().result()
+
+
+def test_an_engine_that_dies_is_replaced_and_what_was_in_flight_is_asked_again(ledger):
+    first, second = Mortal("r3"), Scripted()
+    assert settle(start(ledger, first, second), REQUESTS) == {"ok": 12, "error": 4}
+    assert first.closed
+    died = [c for c in ledger.read()[0] if c.outcome is Outcome.ERROR]
+    assert {(c.finish_reason, c.error) for c in died} == {(DIED, "the engine died")}
+    assert len(died) == 4, "just those in flight"
+
+
+@pytest.mark.parametrize("poison", [["r3"], ["r0", "r7"], ["r8", "r9", "r10", "r11"]], ids=" ".join)
+def test_a_request_that_kills_its_engine_each_time_is_found_and_harms_no_other(ledger, poison):
+    limits = Limits(max_attempts=3, max_tries=3)
+    teachers = [Mortal(*poison) for _ in range(20)]
+    settle(start(ledger, *teachers, limits=limits), REQUESTS)
     completions, _ = ledger.read()
-    assert [(c.attempt, c.outcome, c.error) for c in completions] == [
-        (1, Outcome.TIMEOUT, "no answer within 0.05 s")
-    ] * 2
-    assert teacher.n_open == 0
+    accepted = {c.request_id for c in completions if c.outcome is Outcome.OK}
+    assert accepted == {request.request_id for request in REQUESTS} - set(poison)
+    for request_id in poison:
+        assert [c.finish_reason for c in completions if c.request_id == request_id] == [DIED] * limits.max_tries
+
+
+def test_an_engine_that_only_dies_ends_the_job_with_its_last_words(ledger):
+    class Dead(Scripted):
+        async def complete(self, request, attempt):
+            raise TeacherDiedError("no such device\nits last line")
+
+    limits = Limits(max_attempts=1, max_tries=20)
+    teachers = [Dead() for _ in range(limits.max_tries + SPARE_DEATHS + 1)]
+    (failure,) = count(start(ledger, *teachers, limits=limits), REQUESTS)
+    assert failure.startswith("failure/")
+    assert failure.endswith("no such device\nits last line")
+
+
+def test_a_teacher_that_can_not_be_made_is_told_by_every_unit(ledger):
+    def fail():
+        raise TeacherError("no such model; name another")
+
+    actor = start(ledger, make=fail)
+    assert count(actor, REQUESTS[:2], REQUESTS[2:]) == {"failure/no such model; name another": 2}
+
+
+def test_what_is_counted_adds_up_over_units(ledger):
+    teacher = Scripted({("r0", 1): [Outcome.INVALID_JSON]}, seconds=0.02)
+    found = count(start(ledger, teacher, max_in_flight=2), REQUESTS[:6], REQUESTS[6:])
+    assert found["tokens/prompt"] == found["tokens/completion"] == 13
+    assert found["memory"] == 2_000, "once for each unit"
+    assert found["seconds/running"] > found["seconds/tail"] > 0
+    assert found["seconds/start"] > 0
 
 
 def test_what_another_has_answered_since_the_plan_is_not_asked_again_in_any_unit(ledger):
@@ -128,7 +227,7 @@ def test_what_another_has_answered_since_the_plan_is_not_asked_again_in_any_unit
     first = Scripted({("r1", 1): [Outcome.INVALID_JSON]})
     settle(start(ledger, first), REQUESTS[:3])
     second = Scripted()
-    settle(start(ledger, second, plan_snapshot), REQUESTS[:1], REQUESTS[1:2], REQUESTS[2:4])
+    settle(start(ledger, second, snapshot=plan_snapshot), REQUESTS[:1], REQUESTS[1:2], REQUESTS[2:4])
     assert second.asked == [("r3", 1)]
 
 
@@ -136,22 +235,22 @@ def test_failed_tries_of_a_dead_actor_count_once_and_its_request_goes_on(ledger)
     _, plan_snapshot = ledger.read()
     failed = Completion("r0", 1, Outcome.TIMEOUT, "", "timeout", 0, 0, 1.0, 0.1)
     ledger.store([failed], "one")
-    actor = start(ledger, Scripted(), plan_snapshot)
+    actor = start(ledger, Scripted(), snapshot=plan_snapshot)
     settle(actor, REQUESTS[1:2])
     ledger.compact()  # the same rows turn up in a segment of another name
     ledger.store([failed], "again")
-    assert settle(actor, REQUESTS[:1]) == [{"ok": 1}]
+    assert settle(actor, REQUESTS[:1]) == {"ok": 1}
 
 
 def test_a_unit_without_open_requests_asks_nothing(ledger):
     settle(start(ledger, Scripted()), REQUESTS[:2])
     teacher = Scripted()
-    assert settle(start(ledger, teacher, {}), REQUESTS[:2]) == [{}]
+    assert settle(start(ledger, teacher, snapshot={}), REQUESTS[:2]) == {}
     assert teacher.asked == []
 
 
 def test_positions_travel_with_their_requests():
-    table = _with_positions([(REQUESTS[0], Position(2, 1)), (REQUESTS[1], Position())])
+    table = _with_positions([(REQUESTS[0], Position(2, tries=1)), (REQUESTS[1], Position())])
     assert table.num_rows == 2
     assert table["attempt"].to_pylist() == [2, 1]
     assert table["tries"].to_pylist() == [1, 0]

@@ -1,6 +1,7 @@
-"""Where a student's weights come from, and what identifies them."""
+"""Where weights come from, and what identifies them: a hub id at a commit, a folder, or a Python package."""
 
 import hashlib
+import re
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -42,33 +43,38 @@ class PinnedModel:
     """A digest of the files, or the hub's commit."""
 
 
-def pin_model(model: str, revision: str | None) -> PinnedModel:
+def pin_model(model: str, revision: str | None, marker: str = "config.json") -> PinnedModel:
     """Return a model as it is now, so that every worker loads just that.
+
+    Args:
+        model: Hub id, folder or `pkg://…`.
+        revision: The hub's branch, tag or commit; None: its default.
+        marker: A file that such a model has.
 
     Raises:
         ConfigError: There is no such model, or the hub can't be reached and has nothing in its cache.
     """
     folder = Path(locate_model(model)).expanduser()
     if folder.is_dir():
-        if not (folder / "config.json").is_file():
-            raise ConfigError(f"the model folder {folder} holds no config.json; save a model there first")
+        if not (folder / marker).is_file():
+            raise ConfigError(f"the model folder {folder} holds no {marker}; save a model there first")
         identity = digest({p.name: _digest_file(p) for p in sorted(folder.iterdir()) if p.is_file()})
         # Absolute, because workers run in folders of their own.
         return PinnedModel(model if model.startswith(PACKAGE_SCHEME) else str(folder.absolute()), None, identity)
     if model.startswith((PACKAGE_SCHEME, "/", ".", "~")):
         raise ConfigError(f"the model {model} is no folder on this machine")
-    commit = _find_commit(model, revision)
+    commit = _find_commit(model, revision, marker)
     return PinnedModel(model, commit, commit)
 
 
-def _find_commit(model: str, revision: str | None) -> str:
+def _find_commit(model: str, revision: str | None, marker: str) -> str:
     import httpx
     from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
 
     try:
         # Not `hf_hub_download`, which retries a hub that can't be reached for half a minute and more.
-        url = hf_hub_url(model, "config.json", revision=revision)
+        url = hf_hub_url(model, marker, revision=revision)
         return str(get_hf_file_metadata(url, timeout=_HUB_TIMEOUT_S).commit_hash)
     except (RepositoryNotFoundError, RevisionNotFoundError, HFValidationError) as error:
         raise ConfigError(
@@ -76,9 +82,11 @@ def _find_commit(model: str, revision: str | None) -> str:
             f"`model` or `revision`, or log in if it is gated ({type(error).__name__})"
         ) from None
     except (OSError, httpx.TransportError) as error:
-        cached = try_to_load_from_cache(model, "config.json", revision=revision)
+        cached = try_to_load_from_cache(model, marker, revision=revision)
         if isinstance(cached, str):
             return Path(cached).parent.name
+        if revision and re.fullmatch(r"[0-9a-f]{40}", revision):  # a commit already; whoever loads it will see
+            return revision
         raise ConfigError(
             f"the model {model!r} is neither a folder here, nor in the hub's cache, nor could the hub be "
             f"reached; correct its name, or name a local folder ({type(error).__name__})"

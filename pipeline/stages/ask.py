@@ -1,0 +1,143 @@
+"""Asking a teacher: from requests to completions, for the arms' rows and for direct judgements alike."""
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+
+from pipeline.cluster import Cluster
+from pipeline.identity import digest
+from pipeline.records import Completion, Outcome, Request
+from pipeline.steps import Step
+from pipeline.storage import Folder
+from pipeline.teachers.efficiency import Session
+from pipeline.teachers.kinds import AnyTeacherConfig, check_teacher, make_teacher
+from pipeline.teachers.ledger import Ledger, group_by_request
+from pipeline.teachers.plan import Judge, Limits, Position, find_unsettled, locate
+from pipeline.teachers.pool import teach
+
+LOG = logging.getLogger(__name__)
+_REPLAYS, _SESSIONS = "replays", "sessions"
+
+Histories = Mapping[str, Sequence[Completion]]
+"""Completions by request id, each request's in the order of attempts and time."""
+
+
+@dataclass(frozen=True)
+class Ask:
+    """What is asked of one teacher, and how its answers are judged."""
+
+    key: str
+    """Names it in messages: an arm or a judge."""
+    teacher: AnyTeacherConfig
+    """Pinned."""
+    requests: Sequence[Request]
+    step: Step
+    """That made the requests."""
+    ledger: Ledger
+    judge: Judge
+    limits: Limits
+    reply_offline: Callable[[Request, int], str]
+
+    def replays(self) -> Counter[str]:
+        """Return how many rounds each request was granted besides its first."""
+        folder = self.ledger.folder / _REPLAYS
+        return Counter(request_id for name in folder.names(".json") for request_id in folder.read_json(name))
+
+    def sessions(self) -> list[Session]:
+        """Return what asking came to, each time that something was missing; a killed run's is not among them."""
+        folder = self._sessions
+        return [Session(**folder.read_json(name)) for name in folder.names(".json")]
+
+    def remember(self, session: Session) -> None:
+        """Keep what asking came to."""
+        self._sessions.write_json(f"{time.time_ns()}.json", asdict(session))
+
+    def read(self) -> Histories:
+        """Return what the ledger holds, each history up to the request's end.
+
+        What lies behind that, left by another experiment with more attempts, is not this one's.
+        """
+        found = self._read_histories()
+        replays = self.replays()
+        return {r.request_id: self._until_settled(r, found.get(r.request_id, ()), replays) for r in self.requests}
+
+    def find_missing(self) -> list[tuple[Request, Position]]:
+        """Return the requests that still need the teacher."""
+        return find_unsettled(self.requests, self._read_histories(), self.judge, self.limits, self.replays())
+
+    def grant_replays(self, reasons: Collection[Outcome]) -> int:
+        """Grant another round to every request that ended for one of these reasons; return how many there are."""
+        histories, missing = self.read(), {request.request_id for request, _ in self.find_missing()}
+        granted = [
+            request.request_id
+            for request in self.requests
+            if request.request_id not in missing and self.judge(request, histories[request.request_id][-1]) in reasons
+        ]
+        if granted:
+            (self.ledger.folder / _REPLAYS).write_json(f"{time.time_ns()}.json", granted)
+        return len(granted)
+
+    def complete(self, cluster: Cluster) -> Histories:
+        """Return all completions, having asked for those that were missing.
+
+        Raises:
+            TeacherError: The teacher left requests without an end.
+        """
+        missing = self.find_missing()
+        if missing:
+            pool = cluster.config.pool
+            cluster.check_room(f"{self.teacher.label}: teacher.{{}}s", cpus=self.teacher.cpus, gpus=self.teacher.gpus)
+            with cluster.progress(f"teach {self.key}", "requests", len(missing)) as report:
+                session = teach(
+                    self.requests,
+                    self.ledger,
+                    self.teacher,
+                    partial(make_teacher, self.teacher, self.reply_offline, pool.actors),
+                    self.judge,
+                    self.limits,
+                    pool,
+                    replays=self.replays(),
+                    report=report,
+                )
+            self.remember(session)
+        return self.read()
+
+    @property
+    def _sessions(self) -> Folder:
+        # In the ledger, like the answers, and not with the step, which new code makes anew.
+        return self.ledger.folder / _SESSIONS / digest(sorted(request.request_id for request in self.requests))
+
+    def _read_histories(self) -> dict[str, list[Completion]]:
+        completions, _ = self.ledger.read(wanted={request.request_id for request in self.requests})
+        return group_by_request(completions)
+
+    def _until_settled(
+        self, request: Request, history: Sequence[Completion], replays: Mapping[str, int]
+    ) -> Sequence[Completion]:
+        start = Position(replays=replays.get(request.request_id, 0))
+        for end in range(1, len(history) + 1):
+            if locate(request, history[:end], self.judge, self.limits, start).settled:
+                return history[:end]
+        return history
+
+
+def prepare_asks(asks: Sequence[Ask], replay: Collection[Outcome], is_local: bool) -> None:
+    """Grant replays, and find mistakes in the teachers that have to be asked before the first of them is.
+
+    Args:
+        asks: What is to be asked.
+        replay: Requests that ended so are to be asked again.
+        is_local: Whether actors run on this machine.
+
+    Raises:
+        ConfigError: A key, an engine or one of its arguments is missing or wrong.
+    """
+    for ask in asks:
+        if replay:
+            n_granted = ask.grant_replays(replay)
+            LOG.info("replay %s: %d of %d requests ended so and are asked again", ask.key, n_granted, len(ask.requests))
+        if ask.find_missing():
+            check_teacher(ask.teacher, is_local)

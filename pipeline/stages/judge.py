@@ -1,0 +1,197 @@
+"""Judges: teachers that say the label of every benchmark item themselves, and stand beside the students.
+
+A judge is asked like the teacher of an arm, through the ledger, so that no item is paid for twice. Its evaluation is
+made of its answers, and also holds what they cost.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from math import exp
+from typing import Any
+
+from pipeline.cluster import Cluster
+from pipeline.evaluation.cost import describe_latency
+from pipeline.evaluation.decisions import STANDARD, other_label, to_predictions
+from pipeline.experiment import ExperimentConfig
+from pipeline.identity import digest
+from pipeline.prompts.replies import read_choice
+from pipeline.prompts.requests import make_request
+from pipeline.prompts.templates import digest_templates
+from pipeline.records import Completion, Outcome, Prediction, Request, Seed, from_table, to_table
+from pipeline.stages.ask import Ask, Histories, prepare_asks
+from pipeline.stages.evaluate import COST, judge, run_evaluation
+from pipeline.stages.generate import REQUESTS
+from pipeline.stages.inputs import Gold, Inputs
+from pipeline.steps import Outputs, Step, Steps
+from pipeline.storage import Folder
+from pipeline.tasks.task import Task
+from pipeline.teachers.efficiency import START, describe_efficiency
+from pipeline.teachers.kinds import AnyTeacherConfig, pin_teacher
+from pipeline.teachers.ledger import Ledger
+from pipeline.teachers.plan import Limits
+
+LOG = logging.getLogger(__name__)
+_CODE = ("pipeline.prompts.replies", __name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """What a judge says of one text."""
+
+    label: str
+    """The negative one where no usable word was said, as in the source system."""
+    score: float
+    """Probability of the positive word among the words asked for; 1 or 0 where the engine gave none."""
+    is_decided: bool
+    """Whether a usable word was said."""
+
+
+def evaluate_judges(experiment: ExperimentConfig, inputs: Inputs, steps: Steps, cluster: Cluster) -> list[Step]:
+    """Return the evaluation step of each judge, having asked whatever the ledger did not know.
+
+    Raises:
+        ConfigError: A teacher that has to be asked lacks its key or its engine.
+        TeacherError: A teacher left requests without an end.
+    """
+    asks = [plan_questions(key, experiment, inputs, steps) for key in experiment.judges]
+    prepare_asks(asks, experiment.replay, is_local=experiment.scale.address is None)
+    return [_evaluate(ask, ask.complete(cluster), experiment, inputs, steps) for ask in asks]
+
+
+def plan_questions(key: str, experiment: ExperimentConfig, inputs: Inputs, steps: Steps) -> Ask:
+    """Return what a judge is asked: each text of the benchmarks once.
+
+    Raises:
+        ConfigError: There is no such model.
+    """
+    config, task = experiment.judges[key], inputs.task
+    teacher, identity = pin_teacher(config.teacher, offline_code=())
+    texts = sorted({item.text for gold in inputs.gold.values() for item in gold.items})
+
+    def produce(folder: Folder) -> Outputs:
+        requests = [
+            make_request(
+                Seed(digest(text), text, group=digest(text)),
+                (),
+                task.write_judgement(text, config.prompt),
+                schema=None,
+                choices=tuple(task.choices.values()),
+                temperature=config.sampling.temperature,
+                top_p=config.sampling.top_p,
+                teacher=identity,
+                run_seed=experiment.seed,
+            )
+            for text in texts
+        ]
+        folder.write_table(REQUESTS, to_table(Request, requests))
+        return Outputs(counts={"requests": len(requests)})
+
+    step = steps.run(
+        "requests",
+        produce,
+        arm=key,
+        config={"task": task.name, "choices": task.choices, "sampling": config.sampling, "seed": experiment.seed},
+        inputs={
+            "texts": digest(texts),
+            "template": digest_templates([task.judge_templates[config.prompt]]),
+            "teacher": digest(identity),
+        },
+        code=[*task.code, __name__],
+    )
+    return Ask(
+        key=key,
+        teacher=teacher,
+        requests=tuple(from_table(Request, step.folder.read_table(REQUESTS))),
+        step=step,
+        ledger=Ledger.of(steps.root, teacher.label),
+        judge=judge_completion,
+        limits=Limits(config.max_attempts, teacher.max_tries),
+        reply_offline=task.reply_offline,
+    )
+
+
+def judge_completion(request: Request, completion: Completion) -> Outcome:
+    """Return whether one of the words asked for is said."""
+    return read_choice(request, completion).outcome
+
+
+def read_judgement(request: Request, completion: Completion, task: Task) -> Judgement:
+    """Return what a judge's last completion for an item says."""
+    labels = {word: label for label, word in task.choices.items()}
+    reply = read_choice(request, completion)
+    is_decided = reply.outcome is Outcome.OK
+    label = labels[reply.value] if is_decided else other_label(task.labels, task.positive)
+    logprobs = completion.choice_logprobs
+    if not logprobs:
+        return Judgement(label, float(label == task.positive), is_decided)
+    # Shifted by the largest: endpoints give -9999 for what is all but impossible, and exp(-9999) is 0.
+    weights = {word: exp(logprob - max(logprobs.values())) for word, logprob in logprobs.items()}
+    return Judgement(label, weights[task.choices[task.positive]] / sum(weights.values()), is_decided)
+
+
+def _evaluate(ask: Ask, histories: Histories, experiment: ExperimentConfig, inputs: Inputs, steps: Steps) -> Step:
+    task, student = inputs.task, experiment.judges[ask.key].prompt.replace("_", "-")
+    judgements = {
+        request.seed.text: read_judgement(request, histories[request.request_id][-1], task) for request in ask.requests
+    }
+    n_undecided = sum(not judgement.is_decided for judgement in judgements.values())
+    if n_undecided:
+        LOG.warning(
+            "%s: %d of %d items have no usable answer and count as %r; replay=[reason,…] asks those again",
+            *(ask.key, n_undecided, len(judgements), other_label(task.labels, task.positive)),
+        )
+
+    def predict(gold: Gold) -> list[Prediction]:
+        said = [judgements[item.text] for item in gold.items]
+        labels, scores = [one.label for one in said], [one.score for one in said]
+        return to_predictions(gold.items, labels, scores, benchmark=gold.benchmark.name, setting=STANDARD)
+
+    def produce(folder: Folder) -> Outputs:
+        cost = {"arm": ask.key, "student": student, **describe_cost(ask, histories), "n_undecided": n_undecided}
+        folder.write_json(COST, cost)
+        outputs = judge(folder, predict, ask.key, student, "", experiment, inputs)
+        return replace(outputs, counts={**outputs.counts, "undecided": n_undecided})
+
+    made_of = {"requests": ask.step.fingerprint, "completions": _digest_completions(histories)}
+    config = {"choices": task.choices, "price": ask.teacher.price}
+    return run_evaluation(produce, f"{ask.key}/{student}", made_of, config, experiment, inputs, steps, _CODE)
+
+
+def describe_cost(ask: Ask, histories: Histories) -> dict[str, Any]:
+    """Return what a judge's answers took, with a student's keys where they mean the same; None: not measured."""
+    completions = [completion for history in histories.values() for completion in history]
+    answers = [completion for completion in completions if completion.outcome.is_answer]
+    sessions = ask.sessions()
+    n_items = len(ask.requests)
+    spent = describe_efficiency(completions, n_items, n_items, sessions, ask.teacher.price)
+    latency = dict.fromkeys(("latency_p50_ms", "latency_p95_ms", "n_in_flight", "n_single"))
+    if answers:
+        latency = asdict(describe_latency([c.started_at for c in answers], [c.latency_s for c in answers]))
+    asking_s = sum(session.span_s - session.seconds[START] / session.actors for session in sessions)
+    memory_bytes = [session.memory_bytes for session in sessions if session.memory_bytes is not None]
+    return {
+        "n_parameters": None,
+        "memory_mb": max(memory_bytes) / 1e6 if memory_bytes else None,
+        "device": _name_device(ask.teacher),
+        **latency,
+        "throughput_rows_per_s": sum(session.requests for session in sessions) / asking_s if asking_s else None,
+        "n_actors": max((session.actors for session in sessions), default=None),
+        "tokens_per_item": spent["tokens_per_row"],
+        "usd_per_1000_items": None if spent["usd_per_row"] is None else 1000 * spent["usd_per_row"],
+    }
+
+
+def _name_device(teacher: AnyTeacherConfig) -> str:
+    if not teacher.devices:
+        return "endpoint"
+    return f"{teacher.gpus:g} GPU" if teacher.gpus else "CPU"
+
+
+def _digest_completions(histories: Mapping[str, Sequence[Completion]]) -> str:
+    return digest(
+        {
+            request_id: [[c.attempt, c.outcome, c.text, c.choice_logprobs] for c in history]
+            for request_id, history in histories.items()
+        }
+    )

@@ -15,7 +15,7 @@ import pytest
 
 from pipeline.records import Request, from_table
 from pipeline.storage import Folder
-from tests.conftest import PROJECT
+from tests.conftest import PROJECT, RAY
 from tests.endpoint import key_prompt
 
 
@@ -97,7 +97,7 @@ def read_row_ids(root: Path) -> dict[str, list[str]]:
 
 
 def read_prompts(root: Path) -> dict[str, str]:
-    """Return the requests of the one arm under a root: what names a prompt in an endpoint's log, to the request's id."""
+    """Return the ids of the one arm's requests under a root, by what names their prompts in an endpoint's log."""
     (step,) = (root / "steps" / "requests").iterdir()
     requests = from_table(Request, Folder.at(step).read_table("requests.parquet"))
     return {key_prompt([{"role": m.role, "content": m.content} for m in r.messages]): r.request_id for r in requests}
@@ -111,3 +111,19 @@ def count_mlflow_runs(root: Path) -> Counter[tuple[str, ...]]:
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
     tags = ("raystill.step", "raystill.arm", "raystill.student")
     return Counter(tuple(run.data.tags.get(tag, "") for tag in tags) for run in client.search_runs(experiments))
+
+
+def submit(cluster: dict[str, str], *arguments: str, script: str = "run", wait: bool = True):
+    """Submit a job as a user does, in the environment that `job_cluster` gives."""
+    command = [RAY, "job", "submit", "--working-dir", ".", *([] if wait else ["--no-wait"])]
+    entrypoint = ["--", "python", f"ray_jobs/{script}.py", *arguments]
+    return subprocess.run(
+        [*command, *entrypoint], cwd=PROJECT, env=cluster, capture_output=True, text=True, timeout=900, check=False
+    )
+
+
+def read_submitted(done) -> Path:
+    """Return the folder of what a submitted job came to."""
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    lines = [line for line in done.stdout.splitlines() if line.startswith("done: ")]
+    return read_result(lines[-1])

@@ -50,9 +50,7 @@ def test_each_prompt_is_asked_until_its_first_good_answer_and_then_never_again(t
         arrived = count_arrivals(served)
         assert arrived == {prompt: find_first_good(prompt) for prompt in read_prompts(tmp_path / "runs")}
         counts = dataset.read_json("manifest.json")["counts"]
-        assert (counts["requests"], counts["requests_accepted"], counts["requests_failed"]) == (
-            *(n_requests, n_requests, 0),
-        )
+        assert counts["requests"] == counts["requests_accepted"] == n_requests
         assert generate(*command) == dataset
         assert count_arrivals(served) == arrived
 
@@ -78,7 +76,8 @@ def test_a_replay_asks_again_what_ended_for_its_reasons_and_nothing_else(tmp_pat
         wanted = {request_id for request_id, reason in ends.items() if reason != Outcome.ERROR}
         asked_again = count_arrivals(served) - first
         assert asked_again == {prompt: 1 for prompt, request_id in prompts.items() if request_id in wanted}
-        assert len(find_ends(replayed)) < len(ends), "no replayed request was accepted"
+        n_failed = replayed.read_json("manifest.json")["counts"]["requests_failed"]
+        assert n_failed < len(ends), "no replayed request was accepted"
 
         assert generate(*command) == replayed
         assert count_arrivals(served) - first == asked_again

@@ -1,5 +1,6 @@
 import os
 import signal
+import sys
 import threading
 import time
 from collections import Counter
@@ -7,7 +8,9 @@ from functools import partial
 
 import psutil
 import pytest
+import ray
 
+from pipeline.errors import TeacherError
 from pipeline.prompts.requests import make_request
 from pipeline.records import Outcome, Seed
 from pipeline.stages.generate import judge_completion
@@ -16,7 +19,7 @@ from pipeline.tasks import TASKS
 from pipeline.tasks.ambiguity import PairedConfig
 from pipeline.teachers.kinds import make_teacher
 from pipeline.teachers.ledger import Ledger, group_by_request
-from pipeline.teachers.offline import OfflineConfig
+from pipeline.teachers.offline import OfflineConfig, OfflineTeacher
 from pipeline.teachers.plan import DIED, Limits, find_unsettled
 from pipeline.teachers.pool import PoolConfig, teach
 from pipeline.teachers.teacher import PriceConfig, SamplingConfig
@@ -46,14 +49,14 @@ def make_requests(n):
     return requests
 
 
-def teach_offline(requests, ledger, actors=1, timeout_s=30.0, **changes):
+def teach_offline(requests, ledger, actors=1, timeout_s=30.0, make=None, **changes):
     values = {
         "kind": "offline", "label": "offline", "sampling": SamplingConfig(temperature=0, top_p=1), "max_in_flight": 8,
         "timeout_s": timeout_s, "max_tries": LIMITS.max_tries, "latency_s": 0.0, "faults": {}, "cpus": 1, "gpus": 0,
         "price": NO_PRICE,
     } | changes  # fmt: skip
     config = OfflineConfig(**values)
-    make = partial(make_teacher, config, TASK.reply_offline, actors)
+    make = partial(make, config) if make else partial(make_teacher, config, TASK.reply_offline, actors)
     return teach(requests, ledger, config, make, JUDGE, LIMITS, PoolConfig(actors=actors))
 
 
@@ -123,3 +126,35 @@ def test_an_actor_that_is_killed_loses_no_answer_and_repeats_none(ray_cluster, t
     assert {c.finish_reason for c in in_flight} == {DIED}
     assert len(in_flight) <= 8
     assert set(answered_before) <= {(c.request_id, c.started_at) for c in completions}
+
+
+class Poisoned(OfflineTeacher):
+    """Ends its process when it is asked the one request."""
+
+    async def complete(self, request, attempt):
+        if request.seed.seed_id == "s13":
+            os._exit(1)
+        return await super().complete(request, attempt)
+
+
+def test_a_request_that_kills_its_actor_each_time_is_found_and_harms_no_other(ray_cluster, tmp_path):
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    ledger = Ledger.of(Folder.at(tmp_path), "offline")
+    requests = make_requests(30)
+    session = teach_offline(requests, ledger, make=lambda config: Poisoned(config, TASK.reply_offline), latency_s=0.05)
+    completions, _ = ledger.read()
+    accepted = {c.request_id for c in completions if c.outcome is Outcome.OK}
+    assert accepted == {r.request_id for r in requests if r.seed.seed_id != "s13"}
+    poison = [c for c in completions if c.request_id == requests[13].request_id]
+    assert [c.finish_reason for c in poison] == [DIED] * LIMITS.max_tries
+    assert session.requests == 30
+
+
+def test_what_a_teacher_can_not_get_past_ends_the_job_with_its_own_words(ray_cluster, tmp_path):
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+
+    def refuse(config):
+        raise TeacherError("no such model; name another")
+
+    with pytest.raises(TeacherError, match=r"^no such model; name another\nanswered requests are kept$"):
+        teach_offline(make_requests(3), Ledger.of(Folder.at(tmp_path), "offline"), make=refuse)

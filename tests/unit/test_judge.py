@@ -1,7 +1,7 @@
 """Judges: each text asked once, words read, undecided ones counted, and their cost beside the students'."""
 
 import math
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import cache
 from typing import get_args
 

@@ -57,7 +57,7 @@ test: install-dev  ## The default tier: unit, contract, Ray and quickstart tests
 test-vllm: install-dev install-vllm tiny-teacher  ## The real vLLM engine with the tiny model, on the CPU; minutes.
 	$(BIN)/python -m pytest -m 'vllm and not crash'
 
-test-crash: install-dev install-vllm tiny-teacher  ## Kills real processes and compares what is left; minutes.
+test-crash: install-dev install-vllm tiny-teacher  ## Kills real processes and compares what is left; half an hour.
 	$(BIN)/python -m pytest -m crash
 
 test-data: install-dev  ## Against the real benchmarks under RAYSTILL_TEST_DATA.

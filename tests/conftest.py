@@ -2,7 +2,7 @@
 use, more than one machine, `ray up`, object stores, the model hub, and fetching from the benchmarks' own sites.
 
 Tiers: the default one needs nothing; `data` needs the real benchmarks under RAYSTILL_TEST_DATA; `vllm` needs the real
-engine and the tiny model; `crash` kills real processes, some of them engines. A tier that was asked for and can't run
+engine and the tiny model; `crash` kills real processes, some of them engines, and holds what else takes minutes. A tier that was asked for and can't run
 fails.
 """
 
@@ -22,6 +22,8 @@ PROJECT = Path(__file__).parent.parent
 RAY = str(Path(sys.executable).parent / "ray")
 # No test may depend on a hub; what they load is in a package or built here.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+KEY_NAME, KEY = "RAYSTILL_TEST_KEY", "sk-planted-4f1c9a7e2b"
+"""A teacher's key, as the environment of nodes holds one."""
 
 
 @pytest.fixture(scope="session")
@@ -73,6 +75,7 @@ def job_cluster(tmp_path_factory):
         "RAY_AUTH_TOKEN_PATH": str(folder / "token"),
         # As on a cluster: workers find the packages, and nothing of this checkout, in their environment.
         "PATH": f"{Path(RAY).parent}:{os.environ['PATH']}",
+        KEY_NAME: KEY,
     }
     command = [
         RAY, "start", "--head", "--block", f"--port={gcs}", f"--dashboard-port={dashboard}", "--num-cpus=4",

@@ -38,19 +38,19 @@ def wait_until(is_so: Callable[[], bool], what: str, timeout_s: float = 300) -> 
     while not is_so():
         if time.monotonic() > deadline:
             pytest.fail(f"{what}: not within {timeout_s:g} s")
-        time.sleep(0.02)
+        time.sleep(0.05)
 
 
-def find_processes(parent: psutil.Process, word: str = "") -> list[psutil.Process]:
-    """Return the processes below one whose name or command line has a word in it."""
-    found = []
-    for process in parent.children(recursive=True):
+def choose(processes: Iterable[psutil.Process], word: str) -> list[psutil.Process]:
+    """Return those whose name or command line has a word in it."""
+    chosen = []
+    for process in processes:
         try:
             if word in " ".join([process.name(), *process.cmdline()]):
-                found.append(process)
+                chosen.append(process)
         except psutil.NoSuchProcess:  # ended meanwhile
             continue
-    return found
+    return chosen
 
 
 def kill(processes: Iterable[psutil.Process]) -> None:

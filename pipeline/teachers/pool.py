@@ -14,7 +14,7 @@ import logging
 import time
 import uuid
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, nullcontext
 from math import ceil
 from typing import Any
@@ -156,7 +156,7 @@ def teach(
     )
 
 
-def _iterate_rows(dataset: Any) -> Iterator[dict[str, Any]]:
+def _iterate_rows(dataset: Any) -> Generator[dict[str, Any], None, None]:
     """Yield the rows of a Ray data set as they come; closing this ends its execution.
 
     Not by `iter_rows`, whose threads outlive it when an error ends it: one that still touches Ray after the cluster was

@@ -15,6 +15,7 @@ from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from jinja2 import TemplateError
 from pydantic import Field, field_validator, model_validator
 
 from pipeline.errors import ConfigError, TeacherDiedError, TeacherError
@@ -189,12 +190,13 @@ class VllmTeacher:
 
     async def complete(self, request: Request, attempt: int) -> Completion:
         """Return what the model wrote; see `Teacher`."""
-        from vllm.v1.engine.exceptions import EngineDeadError
+        from vllm.exceptions import VLLMClientError
+        from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
         if self._watchdog is None:
             self._watchdog = asyncio.create_task(self._watch())
         started_at = time.time()
-        prompt = encode_prompt(self._tokenizer, request.messages, self.config.prompt_format)
+        prompt = self._encode(request)
         room = self._engine.vllm_config.model_config.max_model_len - len(prompt)
         if room < request.max_new_tokens:
             return make_failure(
@@ -216,8 +218,8 @@ class VllmTeacher:
         except EngineDeadError as error:
             self._death = self._death or f"the engine of {self.config.model} died\n{read_log_tail()}"
             raise TeacherDiedError(self._death) from error
-        except ValueError as error:  # vLLM's word for a request that it can't serve
-            return make_failure(request, attempt, started_at, Outcome.ERROR, str(error))
+        except (ValueError, VLLMClientError, EngineGenerateError) as error:  # what the engine can't serve, and lives on
+            return make_failure(request, attempt, started_at, Outcome.ERROR, f"{type(error).__name__}: {error}")
         return self._read(output, request, attempt, started_at)
 
     async def close(self) -> None:
@@ -225,6 +227,15 @@ class VllmTeacher:
         if self._watchdog is not None:
             self._watchdog.cancel()
         self._engine.shutdown(timeout=5.0)
+
+    def _encode(self, request: Request) -> list[int]:
+        try:
+            return encode_prompt(self._tokenizer, request.messages, self.config.prompt_format)
+        except (TemplateError, ValueError) as error:  # a role that the template doesn't know; no template
+            raise TeacherError(
+                f"{self.config.model} can't be asked by its chat template: {error}; set "
+                "teacher.prompt_format=plain, or name a model that takes these messages"
+            ) from None
 
     @contextlib.asynccontextmanager
     async def _in_flight(self) -> AsyncIterator[None]:
@@ -313,7 +324,8 @@ class VllmTeacher:
             if self._timeouts and idle_s > self.config.stall_timeout_s:
                 self._death = f"the engine of {self.config.model} made no step for {idle_s:.0f} s\n{read_log_tail()}"
                 for timeout in self._timeouts:
-                    timeout.reschedule(asyncio.get_running_loop().time())
+                    if not timeout.expired():
+                        timeout.reschedule(asyncio.get_running_loop().time())
 
 
 def read_log_tail() -> str:

@@ -6,8 +6,9 @@ the ledger's files as they lie there, which the tests keep from being merged.
 
 import fcntl
 import json
+import time
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,8 +25,7 @@ from pipeline.teachers.ledger import ROLL_ROWS, Ledger
 from pipeline.teachers.plan import DIED
 from tests.endpoint import Served, serve
 from tests.jobs import (
-    find_processes,
-    is_alive,
+    choose,
     kill,
     read_prompts,
     read_result,
@@ -74,20 +74,28 @@ def read_log_lines(path: Path) -> Entries:
     return Entries(completions, in_flight)
 
 
-def read_entries(ledger: Path, pids: Collection[int] | None = None) -> Entries:
-    """Return what stands in a ledger's files.
-
-    Args:
-        ledger: Its folder.
-        pids: Writers of the logs to read; None reads all logs, and the segments.
-    """
+def read_logs(ledger: Path, pids: Collection[int] | None = None) -> Entries:
+    """Return what stands in a ledger's open logs: in all, or in those of some writers."""
     logs = [log for log in ledger.glob("open/*.log") if pids is None or int(log.name.split("-")[1]) in pids]
     found = [read_log_lines(log) for log in sorted(logs)]
     completions = [completion for entries in found for completion in entries.completions]
     in_flight = {key for entries in found for key in entries.in_flight}
-    if pids is None:
-        completions += [row for path in ledger.glob("segments/*.parquet") for row in pq.read_table(path).to_pylist()]
     return Entries(completions, in_flight - Entries(completions, set()).answered)
+
+
+def read_entries(ledger: Path) -> Entries:
+    """Return what stands in a ledger's open logs and segments."""
+    logs = read_logs(ledger)
+    rolled = [row for path in ledger.glob("segments/*.parquet") for row in pq.read_table(path).to_pylist()]
+    return Entries(logs.completions + rolled, logs.in_flight - Entries(rolled, set()).answered)
+
+
+def has_open_answers(ledger: Path, pids: Collection[int] | None = None, quiet_s: float = 0.0) -> bool:
+    """Return whether open logs hold answers that are in no segment yet, and that for some seconds."""
+    with suppress(FileNotFoundError):  # rolled meanwhile
+        ends = [c["started_at"] + c["latency_s"] for c in read_logs(ledger, pids).completions]
+        return bool(ends) and time.time() - max(ends) >= quiet_s
+    return False
 
 
 @dataclass
@@ -103,62 +111,87 @@ class Teaching:
     expected_rows: list[str] | None = None
     """Those of a run that nobody disturbed, where the teacher's words depend on the request alone."""
     job: Popen | None = None
+    n_before: int = 0
+    """Completions that the ledger held when the last run began."""
 
     @property
     def ledger(self) -> Path:
         return self.root / "ledger" / ("openai" if self.kind == "openai" else "vllm_tiny")
 
-    def start(self, **environment: str) -> psutil.Process:
-        """Start the command; return the driver's process."""
+    def start(self, **environment: str) -> None:
+        self.n_before = len(read_entries(self.ledger).completions)
         self.job = start_job(*self.command, script="generate", **environment)
-        return psutil.Process(self.job.pid)
 
-    def wait_for(self, share: float) -> None:
-        """Wait until so much of the requests is answered, well or badly."""
+    def wait_for(self, share: float, quiet_s: float = 0.0) -> list[psutil.Process]:
+        """Wait until so much of the requests is answered, and some answers are in a log alone.
+
+        Args:
+            share: Of all requests, whatever run answered them.
+            quiet_s: Seconds since the last answer, so that no roll is under way.
+
+        Returns:
+            The driver and its processes, found before, so that a blow can fall at once.
+        """
+        self._wait(lambda n: n > self.n_before)
+        driver = psutil.Process(self.job.pid)
+        processes = [driver, *driver.children(recursive=True)]
+        self._wait(lambda n: n >= share * self.n_requests and has_open_answers(self.ledger, quiet_s=quiet_s))
+        return processes
+
+    def _wait(self, is_so: Callable[[int], bool]) -> None:
         ledger = Ledger(Folder.at(self.ledger))
 
         def is_there() -> bool:
             if self.job.poll() is not None:
                 pytest.fail(f"the run ended too early: {self.job.communicate()[1][-3000:]}")
-            return len(ledger.read()[0]) >= share * self.n_requests
+            return is_so(len(ledger.read()[0]))
 
-        wait_until(is_there, f"{share:.0%} of the requests are answered")
+        wait_until(is_there, "enough requests are answered")
 
     def check_moment(self, entries: Entries) -> None:
         """Check that a kill came in the middle of the work."""
         share = len(entries.answered) / self.n_requests
         assert EARLY <= share <= LATE, f"killed when {share:.0%} were answered, which proves little"
 
-    def kill_driver(self) -> Entries:
+    def kill_driver(self, share: float) -> Entries:
         """Kill the driver alone and wait for those that ask to follow it; return what stands on disk then."""
-        driver = psutil.Process(self.job.pid)
-        processes = find_processes(driver)
-        asking = [*find_processes(driver, "TeacherActor"), *find_processes(driver, "EngineCore")]
-        assert asking
-        self.job.kill()
+        driver, *others = self.wait_for(share)
+        asking = choose(others, "TeacherActor") + choose(others, "EngineCore")
+        assert len(asking) == (2 if self.kind == "vllm" else 1)
+        kill([driver])
         self.job.communicate()
         wait_until_gone(asking)
-        kill(processes)  # Ray's agents, which take a minute to miss their driver
+        kill(others)  # Ray's agents, which take a minute to miss their driver
         return self._look()
 
-    def kill_everything(self) -> Entries:
+    def kill_everything(self, share: float) -> Entries:
         """Kill the driver and all that it had started at once, as a machine does that goes down."""
-        driver = psutil.Process(self.job.pid)
-        processes = [driver, *find_processes(driver)]
+        processes = self.wait_for(share, quiet_s=0.1)
         kill(processes)
         self.job.communicate()
         wait_until_gone(processes)
         return self._look()
 
-    def kill_actor(self) -> Entries:
+    def kill_actor(self, share: float) -> Entries:
         """Kill the process that holds the teacher; return what stood on disk before another could touch it."""
-        (actor,) = find_processes(psutil.Process(self.job.pid), "TeacherActor")
-        engines = find_processes(actor, "EngineCore")
+        processes = self.wait_for(share)
+        (actor,), engines = choose(processes, "TeacherActor"), choose(processes, "EngineCore")
         assert len(engines) == (self.kind == "vllm")
         kill([actor])
         wait_until_gone([actor])
         entries = self._look()
         wait_until_gone(engines)
+        return entries
+
+    def kill_engine(self, share: float) -> Entries:
+        """Kill the engine below the actor, and wait until the actor has another; return what stood on disk before."""
+        processes = self.wait_for(share)
+        (actor,), (engine,) = choose(processes, "TeacherActor"), choose(processes, "EngineCore")
+        kill([engine])
+        entries = self._look()
+        wait_until(
+            lambda: {*choose(actor.children(recursive=True), "EngineCore")} - {engine}, "the actor has another engine"
+        )
         return entries
 
     def _look(self) -> Entries:
@@ -210,10 +243,15 @@ class Teaching:
             assert repeated <= may_repeat, "what was answered was sent again"
             assert sent.total() - self.n_requests <= sum(len(e.in_flight) for e in killed) + len(lost)
 
-    def check_died(self, in_flight: Collection[Key]) -> None:
-        """Check that what was in flight when an actor or its engine died is known, and is no more than that."""
+    def find_died(self) -> set[Key]:
+        """Return what is known to have been in flight when an actor or its engine died."""
         died = [c for c in read_entries(self.ledger).completions if c["finish_reason"] == DIED]
-        assert {(c["request_id"], c["attempt"]) for c in died} == set(in_flight)
+        assert len(died) == len({(c["request_id"], c["attempt"], c["started_at"]) for c in died})
+        return {(c["request_id"], c["attempt"]) for c in died}
+
+    def check_died(self, in_flight: Collection[Key]) -> None:
+        """Check that the ledger knows just what was in flight when an actor died."""
+        assert self.find_died() == set(in_flight)
 
 
 @contextmanager
@@ -257,7 +295,10 @@ def undisturbed_rows(topics, tmp_path_factory) -> list[str]:
     return Folder.at(dataset).read_table("examples.parquet")["row_id"].to_pylist()
 
 
-@pytest.fixture(params=["openai", pytest.param("vllm", marks=pytest.mark.vllm)])
+VLLM = pytest.param("vllm", marks=pytest.mark.vllm)
+
+
+@pytest.fixture(params=["openai", VLLM])
 def teaching(request, tmp_path) -> Iterator[Teaching]:
     root = tmp_path / "runs"
     if request.param == "openai":
@@ -275,16 +316,15 @@ def see_to_its_end(teaching: Teaching) -> Iterator[Teaching]:
     """Give a teaching to a test, and leave no process behind, whatever the test came to."""
     with hold_merging(teaching.ledger) if teaching.kind == "vllm" else nullcontext():
         yield teaching
-    if teaching.job is not None and teaching.job.poll() is None:
+    if teaching.job is not None and teaching.job.poll() is None:  # the test has failed
         driver = psutil.Process(teaching.job.pid)
-        kill([driver, *find_processes(driver)])
+        kill([driver, *driver.children(recursive=True)])
         teaching.job.communicate()
 
 
 def test_a_killed_driver(teaching):
     teaching.start()
-    teaching.wait_for(0.3)
-    killed = teaching.kill_driver()
+    killed = teaching.kill_driver(0.3)
     teaching.run_again()
     teaching.check_paid_once(killed)
     teaching.check_died(())
@@ -292,38 +332,28 @@ def test_a_killed_driver(teaching):
 
 def test_a_killed_actor(teaching):
     teaching.start()
-    teaching.wait_for(0.3)
-    killed = teaching.kill_actor()
+    killed = teaching.kill_actor(0.3)
     teaching.go_on()
     teaching.check_paid_once(killed)
     teaching.check_died(killed.in_flight)
 
 
-@pytest.mark.parametrize("teaching", [pytest.param("vllm", marks=pytest.mark.vllm)], indirect=True)
+@pytest.mark.parametrize("teaching", [VLLM], indirect=True)
 def test_a_killed_engine_is_replaced_in_its_actor(teaching):
-    driver = teaching.start()
-    teaching.wait_for(0.3)
-    (actor,) = find_processes(driver, "TeacherActor")
-    (engine,) = find_processes(actor, "EngineCore")
-    kill([engine])
-    killed = read_entries(teaching.ledger)
-    teaching.check_moment(killed)
-    teaching.wait_for(0.9)
-    assert is_alive(actor)
-    assert [other for other in find_processes(actor, "EngineCore") if other != engine]
+    teaching.start()
+    killed = teaching.kill_engine(0.3)
     teaching.go_on()
     teaching.check_paid_once(killed)
-    died = [c for c in read_entries(teaching.ledger).completions if c["finish_reason"] == DIED]
-    assert 0 < len(died) <= teaching.max_in_flight
+    died = teaching.find_died()
+    assert died
+    assert len(died) <= teaching.max_in_flight
 
 
 def test_two_kills_in_a_row(teaching):
     teaching.start()
-    teaching.wait_for(0.27)
-    first = teaching.kill_driver()
+    first = teaching.kill_driver(0.27)
     teaching.start()
-    teaching.wait_for(max(0.5, len(first.answered) / teaching.n_requests + 0.05))
-    second = teaching.kill_actor()
+    second = teaching.kill_actor(max(0.5, len(first.answered) / teaching.n_requests + 0.05))
     teaching.go_on()
     teaching.check_paid_once(first, second)
     teaching.check_died(second.in_flight)
@@ -331,11 +361,9 @@ def test_two_kills_in_a_row(teaching):
 
 def test_a_machine_that_goes_down_in_the_middle_of_a_write(teaching):
     teaching.start()
-    teaching.wait_for(0.3)
-    teaching.kill_everything()
+    killed = teaching.kill_everything(0.3)
     torn = tear_last_answer(teaching.ledger)
-    killed = read_entries(teaching.ledger)
-    assert torn not in killed.answered
+    assert read_entries(teaching.ledger).answered == killed.answered - {torn}
     teaching.run_again()
     teaching.check_paid_once(killed, lost={torn})
     assert torn in read_entries(teaching.ledger).answered
@@ -352,57 +380,51 @@ def tear_last_answer(ledger: Path) -> Key:
     return torn["request_id"], torn["attempt"]
 
 
-@dataclass
-class Nodes:
-    """A cluster of a head without CPUs and two workers, each with room for both actors."""
-
-    cluster: Any
-
-    def find_host(self) -> tuple[Any, list[psutil.Process]]:
-        """Return a node that hosts an actor, and its processes."""
-        for node in self.cluster.worker_nodes:
-            raylet = psutil.Process(node.all_processes["raylet"][0].process.pid)
-            if find_processes(raylet, "TeacherActor"):
-                return node, [raylet, *find_processes(raylet)]
-        pytest.fail("no node hosts an actor")
-
-
 @pytest.fixture
-def nodes() -> Iterator[Nodes]:
+def cluster() -> Iterator[Any]:
+    """A head without CPUs and two workers, each with room for both actors."""
     from ray.cluster_utils import Cluster
 
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
     try:
         for _ in range(2):
             cluster.add_node(num_cpus=2)
-        yield Nodes(cluster)
+        yield cluster
     finally:
         cluster.shutdown()
 
 
-def has_answers(ledger: Path, pids: Collection[int]) -> bool:
-    with suppress(FileNotFoundError):  # rolled meanwhile
-        return bool(read_entries(ledger, pids).completions)
-    return False
+def find_host(cluster: Any) -> tuple[Any, list[psutil.Process]]:
+    """Return a node that hosts an actor, and its processes."""
+    for node in cluster.worker_nodes:
+        raylet = psutil.Process(node.all_processes["raylet"][0].process.pid)
+        processes = [raylet, *raylet.children(recursive=True)]
+        if choose(processes, "TeacherActor"):
+            return node, processes
+    pytest.fail("no node hosts an actor")
 
 
-@pytest.mark.parametrize("disk", ["kept", "lost"])
-def test_a_killed_node(teaching, nodes, disk):
+@pytest.mark.parametrize(
+    ("teaching", "disk"),
+    [("openai", "kept"), ("openai", "lost"), pytest.param("vllm", "kept", marks=pytest.mark.vllm)],
+    indirect=["teaching"],
+)
+def test_a_killed_node(teaching, cluster, disk):
     teaching.max_in_flight //= 2  # each of two actors
     teaching.command += [
         "root_is_shared=true",
         "scale.pool.actors=2",
         f"teacher.max_in_flight={teaching.max_in_flight}",
     ]
-    teaching.start(RAY_ADDRESS=nodes.cluster.address)
-    teaching.wait_for(0.3)
-    node, processes = nodes.find_host()
+    teaching.start(RAY_ADDRESS=cluster.address)
+    teaching.wait_for(0.25)
+    node, processes = find_host(cluster)
     pids = {process.pid for process in processes}
-    wait_until(lambda: has_answers(teaching.ledger, pids), "the log of an actor has answers that are in no segment")
+    wait_until(lambda: has_open_answers(teaching.ledger, pids, quiet_s=0.1), "the node's logs hold answers")
     kill(processes)
     wait_until_gone(processes)
-    nodes.cluster.remove_node(node, allow_graceful=False)
-    killed, gone = read_entries(teaching.ledger), read_entries(teaching.ledger, pids)
+    cluster.remove_node(node, allow_graceful=False)
+    killed, gone = read_entries(teaching.ledger), read_logs(teaching.ledger, pids)
     teaching.check_moment(killed)
     assert gone.completions, "the node had answered nothing that its disk could take along"
     assert len(gone.in_flight) <= teaching.max_in_flight
@@ -415,6 +437,6 @@ def test_a_killed_node(teaching, nodes, disk):
         teaching.check_paid_once(killed)
         teaching.check_died(gone.in_flight)
     else:
-        assert len(gone.answered) <= ROLL_ROWS
+        assert len(gone.answered) <= ROLL_ROWS, "more than the documents say"
         teaching.check_paid_once(killed, lost=gone.answered)
         teaching.check_died(())

@@ -1,6 +1,8 @@
 """A planted key, and an endpoint that repeats it wherever it can: the key is in nothing that a run leaves behind."""
 
+import re
 import sqlite3
+import subprocess
 import tempfile
 from contextlib import closing
 from pathlib import Path
@@ -8,13 +10,13 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from tests.conftest import KEY, KEY_NAME
 from tests.endpoint import serve
-from tests.jobs import read_result, start_job
+from tests.jobs import RAY, read_result, read_submitted, start_job, submit
 from tests.models import build_tiny
 
-pytestmark = pytest.mark.ray
+pytestmark = pytest.mark.crash
 
-KEY_NAME, KEY = "RAYSTILL_TEST_KEY", "sk-planted-4f1c9a7e2b"
 HIDDEN = "[api key]"
 
 
@@ -89,5 +91,21 @@ def test_a_key_is_in_nothing_that_a_failed_run_leaves(tmp_path, command, ray_fol
     assert f"no credit left Bearer {HIDDEN}" in stderr
     assert KEY not in stdout + stderr
     assert find_files_with(KEY, tmp_path / "runs") == set()
-    assert find_files_with(HIDDEN, ray_folder), "Ray logged elsewhere"
+    assert find_files_with("TeacherActor", ray_folder), "Ray logged elsewhere"
     assert find_files_with(KEY, ray_folder) == set()
+
+
+def test_a_key_of_the_nodes_is_in_nothing_that_ray_tells_of_a_job(job_cluster, tmp_path, command):
+    with serve(broken=0.2, echo_key=2, wanted_key=KEY) as served:
+        done = submit(job_cluster, *command, f"teacher.base_url={served.base_url}", script="generate")
+    assert read_submitted(done).is_relative_to(tmp_path / "runs")
+    (job,) = set(re.findall(r"raysubmit_\w+", done.stdout))
+    told = {what: tell(job_cluster, "job", *what.split()) for what in ("list", f"status {job}", f"logs {job}")}
+    assert "teach openai" in told[f"logs {job}"], "another job's logs"
+    assert KEY not in done.stdout + done.stderr + "".join(told.values())
+
+
+def tell(job_cluster, *arguments):
+    """Return what a command of Ray prints."""
+    done = subprocess.run([RAY, *arguments], env=job_cluster, capture_output=True, text=True, check=True)
+    return done.stdout + done.stderr

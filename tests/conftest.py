@@ -2,8 +2,8 @@
 use, more than one machine, `ray up`, object stores, the model hub, and fetching from the benchmarks' own sites.
 
 Tiers: the default one needs nothing; `data` needs the real benchmarks under RAYSTILL_TEST_DATA; `vllm` needs the real
-engine and the tiny model; `crash` kills real processes, some of them engines, and holds what else takes minutes. A tier that was asked for and can't run
-fails.
+engine and the tiny model; `crash` kills real processes, some of them engines, and holds what else takes minutes. A tier
+that was asked for and can't run fails.
 """
 
 import os

@@ -61,6 +61,7 @@ def find_ends(dataset):
     return {reject["request_id"]: reject["reason"] for reject in rejects if reject["stage"] == "parse"}
 
 
+@pytest.mark.crash  # for its length: three runs
 def test_a_replay_asks_again_what_ended_for_its_reasons_and_nothing_else(tmp_path):
     with serve(malformed=0.2, truncated=0.1, broken=0.1) as served:
         command = write_command(

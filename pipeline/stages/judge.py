@@ -26,7 +26,7 @@ from pipeline.stages.inputs import Gold, Inputs
 from pipeline.steps import Outputs, Step, Steps
 from pipeline.storage import Folder
 from pipeline.tasks.task import Task
-from pipeline.teachers.efficiency import START, describe_efficiency
+from pipeline.teachers.efficiency import describe_efficiency
 from pipeline.teachers.kinds import AnyTeacherConfig, pin_teacher
 from pipeline.teachers.ledger import Ledger
 from pipeline.teachers.plan import Limits
@@ -168,7 +168,7 @@ def describe_cost(ask: Ask, histories: Histories) -> dict[str, Any]:
     latency = dict.fromkeys(("latency_p50_ms", "latency_p95_ms", "n_in_flight", "n_single"))
     if answers:
         latency = asdict(describe_latency([c.started_at for c in answers], [c.latency_s for c in answers]))
-    asking_s = sum(session.span_s - session.seconds[START] / session.actors for session in sessions)
+    asking_s = sum(session.asking_s for session in sessions)
     memory_bytes = [session.memory_bytes for session in sessions if session.memory_bytes is not None]
     return {
         "n_parameters": None,

@@ -94,6 +94,11 @@ class Session:
     memory_bytes: int | None
     """Of the model in one actor; None where it is elsewhere."""
 
+    @property
+    def asking_s(self) -> float:
+        """The span without what an actor, on average, waited for its engine."""
+        return self.span_s - self.seconds[START] / self.actors
+
 
 def summarize(
     totals: Mapping[str, float],
@@ -161,9 +166,7 @@ def describe_efficiency(
     completion_tokens = sum(c.n_completion_tokens for c in completions)
     seconds = {cause: sum(session.seconds[cause] for session in sessions) for cause in CAUSES}
     actor_s = sum(seconds.values())
-    busy_s = sum(
-        session.span_s * (1 - session.seconds[START] / (session.actors * session.span_s)) for session in sessions
-    )
+    asking_s = sum(session.asking_s for session in sessions)
     device_s = sum(session.devices * session.span_s for session in sessions)
     covered = min(1.0, sum(session.requests for session in sessions) / n_requests) if n_requests else 0.0
 
@@ -189,7 +192,7 @@ def describe_efficiency(
         "completion_tokens": completion_tokens,
         "tokens_per_row": per_row(prompt_tokens + completion_tokens),
         "measured_share": covered,
-        "tokens_per_s": sum(session.completion_tokens for session in sessions) / busy_s if busy_s else None,
+        "tokens_per_s": sum(session.completion_tokens for session in sessions) / asking_s if asking_s else None,
         "device_s_per_row": per_row(device_s_in_all),
         "usd": usd,
         "usd_per_row": per_row(usd),

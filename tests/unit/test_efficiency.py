@@ -115,3 +115,12 @@ def test_without_rows_or_prices_nothing_is_made_up():
     assert found["tokens_per_row"] is None
     assert found["usd"] is None
     assert found["device_s_per_row"] is None, "the teacher computes elsewhere"
+
+
+def test_a_session_that_found_everything_answered_measures_nothing_and_breaks_nothing():
+    """As when another job answers between the plan and the asking."""
+    empty = summarize({}, requests=0, span_s=0.0, actors=2, devices_per_actor=1.0)
+    found = describe_efficiency([answer(1, 1)], 2, 1, [empty], NO_PRICE)
+    assert found["tokens_per_s"] is None
+    assert found["time_shares"] is None
+    assert describe_efficiency([answer(1, 1)] * 6, 12, 6, [empty, session()], NO_PRICE)["tokens_per_s"] == 40

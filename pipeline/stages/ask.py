@@ -6,12 +6,14 @@ from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
+from typing import Any
 
 from pipeline.cluster import Cluster
 from pipeline.identity import digest
-from pipeline.records import Completion, Outcome, Request
-from pipeline.steps import Step
+from pipeline.records import Completion, Outcome, Request, from_table, to_table
+from pipeline.steps import Outputs, Step, Steps
 from pipeline.storage import Folder
+from pipeline.tasks.task import Task
 from pipeline.teachers.efficiency import Session
 from pipeline.teachers.kinds import AnyTeacherConfig, check_teacher, make_teacher
 from pipeline.teachers.ledger import Ledger, group_by_request
@@ -19,7 +21,7 @@ from pipeline.teachers.plan import Judge, Limits, Position, find_unsettled, loca
 from pipeline.teachers.pool import teach
 
 LOG = logging.getLogger(__name__)
-_REPLAYS, _SESSIONS = "replays", "sessions"
+_REQUESTS, _REPLAYS, _SESSIONS = "requests.parquet", "replays", "sessions"
 
 Histories = Mapping[str, Sequence[Completion]]
 """Completions by request id, each request's in the order of attempts and time."""
@@ -122,6 +124,59 @@ class Ask:
             if locate(request, history[:end], self.judge, self.limits, start).settled:
                 return history[:end]
         return history
+
+
+def plan_ask(
+    key: str,
+    teacher: AnyTeacherConfig,
+    write_requests: Callable[[], Sequence[Request]],
+    *,
+    config: Mapping[str, Any],
+    made_of: Mapping[str, str],
+    code: Sequence[str],
+    judge: Judge,
+    max_attempts: int,
+    task: Task,
+    steps: Steps,
+) -> Ask:
+    """Return what is asked of a teacher, its requests written by a step of their own.
+
+    Args:
+        key: The arm or judge.
+        teacher: Pinned.
+        write_requests: Called where the step is not there yet.
+        config: All settings that can change the requests, besides the task.
+        made_of: Names and digests of what they are made of.
+        code: The caller's modules that can change them, besides the task's.
+        judge: What parsing makes of a completion.
+        max_attempts: Attempts at one request, in one round.
+        task: Whose requests they are.
+        steps: Where the step runs or is found.
+    """
+
+    def produce(folder: Folder) -> Outputs:
+        requests = write_requests()
+        folder.write_table(_REQUESTS, to_table(Request, requests))
+        return Outputs(counts={"requests": len(requests)})
+
+    step = steps.run(
+        "requests",
+        produce,
+        arm=key,
+        config={"task": task.name, **config},
+        inputs=made_of,
+        code=[*task.code, *code],
+    )
+    return Ask(
+        key=key,
+        teacher=teacher,
+        requests=tuple(from_table(Request, step.folder.read_table(_REQUESTS))),
+        step=step,
+        ledger=Ledger.of(steps.root, teacher.label),
+        judge=judge,
+        limits=Limits(max_attempts, teacher.max_tries),
+        reply_offline=task.reply_offline,
+    )
 
 
 def prepare_asks(asks: Sequence[Ask], replay: Collection[Outcome], is_local: bool) -> None:

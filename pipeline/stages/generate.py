@@ -19,20 +19,17 @@ from pipeline.prompts.requests import make_request
 from pipeline.prompts.templates import digest_templates
 from pipeline.quality.card import describe, sample_rows
 from pipeline.quality.filters import apply_filters
-from pipeline.records import Completion, Example, Outcome, Reject, Request, from_table, to_table
-from pipeline.stages.ask import Ask, Histories, prepare_asks
+from pipeline.records import Completion, Example, Outcome, Reject, Request, to_table
+from pipeline.stages.ask import Ask, Histories, plan_ask, prepare_asks
 from pipeline.stages.inputs import Inputs
 from pipeline.steps import Outputs, Step, Steps
 from pipeline.storage import Folder
 from pipeline.tasks.task import Task
 from pipeline.teachers.efficiency import describe_efficiency
 from pipeline.teachers.kinds import pin_teacher
-from pipeline.teachers.ledger import Ledger
-from pipeline.teachers.plan import Limits
 
 LOG = logging.getLogger(__name__)
-REQUESTS, EXAMPLES, REJECTS, CARD, EFFICIENCY, SAMPLES, TSV = (
-    "requests.parquet",
+EXAMPLES, REJECTS, CARD, EFFICIENCY, SAMPLES, TSV = (
     "examples.parquet",
     "rejects.parquet",
     "card.json",
@@ -101,7 +98,7 @@ def _ask(key: str, arm: ArmConfig, experiment: ExperimentConfig, inputs: Inputs,
     task, seeds = inputs.task, inputs.seeds[key]
     teacher, identity = pin_teacher(arm.teacher, [*task.code, *task.offline_code])
 
-    def produce(folder: Folder) -> Outputs:
+    def write_requests() -> list[Request]:
         requests = []
         for seed in seeds:
             prompt = task.write_prompt(seed, (), arm.method)
@@ -117,30 +114,23 @@ def _ask(key: str, arm: ArmConfig, experiment: ExperimentConfig, inputs: Inputs,
                     run_seed=experiment.seed,
                 )
             )
-        folder.write_table(REQUESTS, to_table(Request, requests))
-        return Outputs(counts={"seeds": len(seeds), "requests": len(requests)})
+        return requests
 
-    step = steps.run(
-        "requests",
-        produce,
-        arm=key,
-        config={"task": task.name, "method": arm.method, "sampling": teacher.sampling, "seed": experiment.seed},
-        inputs={
+    return plan_ask(
+        key,
+        teacher,
+        write_requests,
+        config={"method": arm.method, "sampling": teacher.sampling, "seed": experiment.seed},
+        made_of={
             "seeds": digest([[seed.seed_id, seed.text, seed.group, seed.label] for seed in seeds]),
             "templates": digest_templates(task.templates),
             "teacher": digest(identity),
         },
-        code=[*task.code, __name__],
-    )
-    return Ask(
-        key=key,
-        teacher=teacher,
-        requests=tuple(from_table(Request, step.folder.read_table(REQUESTS))),
-        step=step,
-        ledger=Ledger.of(steps.root, teacher.label),
+        code=[__name__],
         judge=partial(judge_completion, task),
-        limits=Limits(arm.method.max_attempts, teacher.max_tries),
-        reply_offline=task.reply_offline,
+        max_attempts=arm.method.max_attempts,
+        task=task,
+        steps=steps,
     )
 
 

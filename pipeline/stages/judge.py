@@ -18,18 +18,15 @@ from pipeline.identity import digest
 from pipeline.prompts.replies import read_choice
 from pipeline.prompts.requests import make_request
 from pipeline.prompts.templates import digest_templates
-from pipeline.records import Completion, Outcome, Prediction, Request, Seed, from_table, to_table
-from pipeline.stages.ask import Ask, Histories, prepare_asks
+from pipeline.records import Completion, Outcome, Prediction, Request, Seed
+from pipeline.stages.ask import Ask, Histories, plan_ask, prepare_asks
 from pipeline.stages.evaluate import COST, judge, run_evaluation
-from pipeline.stages.generate import REQUESTS
 from pipeline.stages.inputs import Gold, Inputs
 from pipeline.steps import Outputs, Step, Steps
 from pipeline.storage import Folder
 from pipeline.tasks.task import Task
 from pipeline.teachers.efficiency import describe_efficiency
 from pipeline.teachers.kinds import AnyTeacherConfig, pin_teacher
-from pipeline.teachers.ledger import Ledger
-from pipeline.teachers.plan import Limits
 
 LOG = logging.getLogger(__name__)
 _CODE = ("pipeline.prompts.replies", __name__)
@@ -69,8 +66,8 @@ def plan_questions(key: str, experiment: ExperimentConfig, inputs: Inputs, steps
     teacher, identity = pin_teacher(config.teacher, offline_code=())
     texts = sorted({item.text for gold in inputs.gold.values() for item in gold.items})
 
-    def produce(folder: Folder) -> Outputs:
-        requests = [
+    def write_requests() -> list[Request]:
+        return [
             make_request(
                 Seed(digest(text), text, group=digest(text)),
                 (),
@@ -84,30 +81,22 @@ def plan_questions(key: str, experiment: ExperimentConfig, inputs: Inputs, steps
             )
             for text in texts
         ]
-        folder.write_table(REQUESTS, to_table(Request, requests))
-        return Outputs(counts={"requests": len(requests)})
 
-    step = steps.run(
-        "requests",
-        produce,
-        arm=key,
-        config={"task": task.name, "choices": task.choices, "sampling": config.sampling, "seed": experiment.seed},
-        inputs={
+    return plan_ask(
+        key,
+        teacher,
+        write_requests,
+        config={"choices": task.choices, "sampling": config.sampling, "seed": experiment.seed},
+        made_of={
             "texts": digest(texts),
             "template": digest_templates([task.judge_templates[config.prompt]]),
             "teacher": digest(identity),
         },
-        code=[*task.code, __name__],
-    )
-    return Ask(
-        key=key,
-        teacher=teacher,
-        requests=tuple(from_table(Request, step.folder.read_table(REQUESTS))),
-        step=step,
-        ledger=Ledger.of(steps.root, teacher.label),
+        code=[__name__],
         judge=judge_completion,
-        limits=Limits(config.max_attempts, teacher.max_tries),
-        reply_offline=task.reply_offline,
+        max_attempts=config.max_attempts,
+        task=task,
+        steps=steps,
     )
 
 

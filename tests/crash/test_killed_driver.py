@@ -1,11 +1,14 @@
 """`kill -9` of the driver at random moments, then the same command."""
 
+import json
 import random
 import time
+from itertools import pairwise
+from pathlib import Path
 
 import pytest
 
-from tests.jobs import count_mlflow_runs, read_entries, read_result, read_row_ids, run_job, start_job
+from tests.jobs import count_mlflow_runs, read_entries, read_result, read_row_ids, run_job, start_job, wait_until
 from tests.models import build_tiny
 
 pytestmark = pytest.mark.crash
@@ -31,16 +34,29 @@ def small_experiment(tmp_path):
     ]
 
 
+def find_manifests(root: Path) -> list[Path]:
+    return list(root.glob("steps/*/*/manifest.json"))
+
+
+def read_pauses(root: Path) -> list[float]:
+    """Return the seconds between the ends of steps, in the order in which they ended."""
+    manifests = [json.loads(path.read_text()) for path in find_manifests(root)]
+    return [later - earlier for earlier, later in pairwise(sorted(m["started_at"] + m["duration_s"] for m in manifests))]
+
+
 def test_a_killed_driver_goes_on_where_it_was(tmp_path, small_experiment):
-    started = time.monotonic()
     undisturbed = read_result(run_job(*small_experiment, f"root={tmp_path}/a"))
-    duration = time.monotonic() - started
+    pauses = read_pauses(tmp_path / "a")
 
     draw = random.Random(20)
-    for killed in range(N_KILLS):
+    # Never during the last step: on a machine that has become faster it might be over.
+    for n_steps in sorted(draw.sample(range(1, len(pauses)), N_KILLS)):
         job = start_job(*small_experiment, f"root={tmp_path}/b")
-        # What is left to do shrinks with each run; the start-up doesn't.
-        time.sleep(draw.uniform(0.15, 0.9) * duration / (killed + 1))
+        wait_until(
+            lambda n=n_steps, job=job: len(find_manifests(tmp_path / "b")) >= n or job.poll() is not None,
+            f"{n_steps} steps are finished",
+        )
+        time.sleep(draw.uniform(0, 1) * pauses[n_steps - 1])
         assert job.poll() is None, "the job was over before it could be killed"
         job.kill()
         job.communicate()

@@ -54,6 +54,18 @@ class Seed:
 
 
 @dataclass(frozen=True, slots=True)
+class Document:
+    """One text of a corpus, as it is indexed, retrieved and shown to a teacher."""
+
+    document_id: str
+    text: str
+    source: str
+    """File and line that it came from."""
+    extras: dict[str, str] = field(default_factory=dict)
+    """What else the source says of it, such as a title, a category or a date."""
+
+
+@dataclass(frozen=True, slots=True)
 class Passage:
     """A retrieved document; `rank` starts at 1."""
 
@@ -171,6 +183,9 @@ _MESSAGE = pa.struct([("role", _STRING), ("content", _STRING)])
 
 SCHEMAS: dict[type, pa.Schema] = {
     Seed: pa.schema(list(_SEED)),
+    Document: pa.schema(
+        [("document_id", _STRING), ("text", _STRING), ("source", _STRING), ("extras", pa.map_(_STRING, _STRING))]
+    ),
     Request: pa.schema(
         [
             ("request_id", _STRING),

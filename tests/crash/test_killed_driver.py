@@ -41,7 +41,9 @@ def find_manifests(root: Path) -> list[Path]:
 def read_pauses(root: Path) -> list[float]:
     """Return the seconds between the ends of steps, in the order in which they ended."""
     manifests = [json.loads(path.read_text()) for path in find_manifests(root)]
-    return [later - earlier for earlier, later in pairwise(sorted(m["started_at"] + m["duration_s"] for m in manifests))]
+    return [
+        later - earlier for earlier, later in pairwise(sorted(m["started_at"] + m["duration_s"] for m in manifests))
+    ]
 
 
 def test_a_killed_driver_goes_on_where_it_was(tmp_path, small_experiment):

@@ -1,1 +1,1 @@
-"""What comes in from files: topics, labelled rows, benchmarks."""
+"""What comes in from files: topics, labelled rows, benchmarks, corpora."""

@@ -22,6 +22,8 @@ from pipeline.storage import Folder
 
 Location = str | Path
 """A local path or a URL; a URL must stay a `str`, because `Path` folds its slashes."""
+_N_HASHED_BYTES = 2**22
+"""Read at once, so that a file of any size can be hashed."""
 
 
 class Row(NamedTuple):
@@ -39,7 +41,7 @@ def locate(root: Location, path: str) -> str:
 
 def exists(location: Location) -> bool:
     """Return whether there is such a file."""
-    filesystem, path = _resolve(location)
+    filesystem, path = resolve(location)
     found: bool = filesystem.get_file_info(path).type == pafs.FileType.File
     return found
 
@@ -50,7 +52,7 @@ def read_content(location: Location) -> bytes:
     Raises:
         SourceError: There is no such file, or it can't be read.
     """
-    filesystem, path = _resolve(location)
+    filesystem, path = resolve(location)
     try:
         # Not open_input_stream: it decompresses a `.gz` by its name, and the checksum would be of something else.
         with filesystem.open_input_file(path) as file:
@@ -62,9 +64,39 @@ def read_content(location: Location) -> bytes:
     return content
 
 
+def resolve(location: Location) -> tuple[pafs.FileSystem, str]:
+    """Return the file system of a local path or a URL, and the path in it.
+
+    Raises:
+        SourceError: The URL's scheme or host is unknown.
+    """
+    folder = Folder.at(location)
+    if folder.is_local:
+        return pafs.LocalFileSystem(), folder.url
+    try:
+        filesystem, path = pafs.FileSystem.from_uri(folder.url)
+    except (OSError, ValueError) as error:
+        raise SourceError(f"{location}: no place to read from: {error}") from error
+    return filesystem, path
+
+
 def file_digest(location: Location) -> str:
-    """Return the SHA-256 of a file as 64 hexadecimal digits."""
-    return hashlib.sha256(read_content(location)).hexdigest()
+    """Return the SHA-256 of a file, as it lies there, as 64 hexadecimal digits.
+
+    Raises:
+        SourceError: There is no such file, or it can't be read.
+    """
+    filesystem, path = resolve(location)
+    digest = hashlib.sha256()
+    try:
+        with filesystem.open_input_file(path) as file:
+            while content := file.read(_N_HASHED_BYTES):
+                digest.update(content)
+    except FileNotFoundError:
+        raise SourceError(f"{location}: no such file; correct the path or put the file there") from None
+    except OSError as error:
+        raise SourceError(f"{location}: cannot be read: {error}") from error
+    return digest.hexdigest()
 
 
 def read_rows(location: Location, columns: Mapping[str, str]) -> list[Row]:
@@ -122,15 +154,13 @@ def read_lines(location: Location) -> Iterator[tuple[int, str]]:
             ) from None
 
 
-def _resolve(location: Location) -> tuple[pafs.FileSystem, str]:
-    folder = Folder.at(location)
-    if folder.is_local:
-        return pafs.LocalFileSystem(), folder.url
-    try:
-        filesystem, path = pafs.FileSystem.from_uri(folder.url)
-    except (OSError, ValueError) as error:
-        raise SourceError(f"{location}: no place to read from: {error}") from error
-    return filesystem, path
+def to_text(value: Any) -> str:
+    """Return a cell as text without outer white space: null as the empty one, lists and objects as JSON."""
+    if value is None:
+        return ""
+    if isinstance(value, bool | dict | list):
+        return json.dumps(value, ensure_ascii=False, default=str)
+    return str(value).strip()
 
 
 def _split_csv(location: Location) -> Iterator[tuple[int, list[str]]]:
@@ -173,7 +203,7 @@ def _read_jsonl(location: Location, columns: Mapping[str, str]) -> Iterator[Row]
         if not isinstance(value, dict):
             raise SourceError(f"{place}: expected a JSON object, found a {type(value).__name__}")
         _check_columns(place, columns, list(value))
-        yield Row(line, {name: _as_text(value[column]) for name, column in columns.items()})
+        yield Row(line, {name: to_text(value[column]) for name, column in columns.items()})
 
 
 def _read_parquet(location: Location, columns: Mapping[str, str]) -> Iterator[Row]:
@@ -185,18 +215,10 @@ def _read_parquet(location: Location, columns: Mapping[str, str]) -> Iterator[Ro
     except (OSError, pa.ArrowException) as error:
         raise SourceError(f"{location}: not readable as Parquet: {error}") from error
     for number, values in enumerate(table.to_pylist(), start=1):
-        yield Row(number, {name: _as_text(values[column]) for name, column in columns.items()})
+        yield Row(number, {name: to_text(values[column]) for name, column in columns.items()})
 
 
 def _check_columns(place: str, columns: Mapping[str, str], found: list[str]) -> None:
     missing = [column for column in columns.values() if column not in found]
     if missing:
         raise SourceError(f"{place}: no column {', '.join(map(repr, missing))}; found: {', '.join(found) or 'none'}")
-
-
-def _as_text(value: Any) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, bool | dict | list):
-        return json.dumps(value, ensure_ascii=False, default=str)
-    return str(value).strip()

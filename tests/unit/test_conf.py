@@ -7,16 +7,26 @@ from pathlib import Path
 
 import pytest
 import yaml
+from hydra.errors import ConfigCompositionException
 
 import pipeline
 from pipeline.config import Config
 from pipeline.errors import ConfigError
 from pipeline.launch import CONF
-from tests.composing import compose_experiment
+from tests.composing import compose_experiment, compose_index
 
 FILES = sorted(CONF.rglob("*.yaml"))
 EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
-OPTIONS = sorted((path.parent.name, path.stem) for path in CONF.glob("*/*.yaml") if path.parent.name != "experiment")
+OF_INDEXES = ("corpus", "retriever", "encoder")
+"""Groups that `ray_jobs/index.py` alone composes."""
+OPTIONS = sorted(
+    (path.parent.name, path.stem)
+    for path in CONF.glob("*/*.yaml")
+    if path.parent.name not in ("experiment", *OF_INDEXES)
+)
+OPTIONS_OF_INDEXES = sorted(
+    (group, path.stem) for group in OF_INDEXES for path in (CONF / group).glob("*.yaml") if path.stem != "base"
+)
 DEFAULTS = {
     group: option
     for entry in yaml.safe_load((CONF / "config.yaml").read_text())["defaults"]
@@ -30,6 +40,7 @@ TO_BE_SET = {
     "teacher.base_url": "http://localhost:8000/v1",
 }
 """Values for the keys that an option leaves to the user."""
+TO_BE_SET_OF_INDEXES = {"corpus.paths": "['*.x']", "corpus.name": "some/dataset"}
 NEEDS = {
     ("judge", "zero_shot"): ["teacher=gpt_4_1"],
     ("judge", "few_shot"): ["teacher=gpt_4_1"],
@@ -46,14 +57,19 @@ def _tracking_server(monkeypatch):
 
 def find_missing(group: str, option: str) -> list[str]:
     values = yaml.safe_load((CONF / group / f"{option}.yaml").read_text())
-    return [f"{group}.{key}" for key, value in values.items() if value == "???"]
+    parents = [entry for entry in values.get("defaults", []) if isinstance(entry, str) and entry != "_self_"]
+    inherited = [key for parent in parents if "@" not in parent for key in find_missing(group, parent)]
+    own = [f"{group}.{key}" for key, value in values.items() if value == "???"]
+    return own + [key for key in inherited if key.partition(".")[2] not in values]
 
 
 def test_all_files_are_found_and_each_is_one_that_a_test_composes():
     assert len(FILES) >= 31
     assert len(EXPERIMENTS) >= 3
     assert len(OPTIONS) >= 27
-    assert len(FILES) == 1 + len(EXPERIMENTS) + len(OPTIONS)
+    assert len(OPTIONS_OF_INDEXES) >= 23
+    # The two roots, and what all corpora build on.
+    assert len(FILES) == 3 + len(EXPERIMENTS) + len(OPTIONS) + len(OPTIONS_OF_INDEXES)
     assert {group for group, _ in OPTIONS} <= set(DEFAULTS)
     for group, option in OPTIONS:
         assert (CONF / group / f"{DEFAULTS[group]}.yaml").is_file(), f"{group}={option} replaces no default"
@@ -86,6 +102,41 @@ def test_a_value_that_an_option_leaves_to_the_user_is_asked_for(group, option):
         compose_experiment([f"{group}={option}"])
     for key in find_missing(group, option):
         assert f"{key} is missing; set it, as in {key}=…" in str(caught.value)
+
+
+@pytest.mark.parametrize(("group", "option"), OPTIONS_OF_INDEXES)
+def test_an_option_of_an_index_composes(group, option):
+    chosen = {"corpus": "ag_news", "retriever": "dense"} | ({group: option} if group != "encoder" else {})
+    overrides = [f"{name}={choice}" for name, choice in chosen.items()]
+    overrides += [f"{key}={TO_BE_SET_OF_INDEXES[key]}" for key in find_missing(group, option)]
+    if group == "encoder":
+        overrides.append(f"encoder@retriever.encoder={option}")
+    config = compose_index(overrides)
+    assert config.name == f"{chosen['corpus']}_{chosen['retriever']}"
+    if group == "encoder":
+        values = yaml.safe_load((CONF / group / f"{option}.yaml").read_text())
+        assert config.retriever.encoder.model == values["model"]
+    else:
+        assert getattr(config, group).kind
+
+
+def test_an_index_needs_a_corpus_and_says_which_there_are():
+    with pytest.raises(ConfigCompositionException, match="realnews_india"):
+        compose_index([])
+
+
+def test_all_mistakes_of_an_index_are_told_at_once():
+    with pytest.raises(ConfigError) as caught:
+        compose_index(["corpus=ag_news", "+corpus.shards=3", "retriever.k1=-1"])
+    assert "corpus.ag_news.shards: unknown key" in str(caught.value)
+    assert "retriever.bm25.k1" in str(caught.value)
+
+
+def test_tuning_is_refused_where_nothing_can_be_tuned():
+    tuning = "tuning={queries: q.tsv, relevant: r.tsv, measure: recall@100, k1: [1.0], b: [0.5]}"
+    assert compose_index(["corpus=ag_news", tuning]).tuning.k1 == (1.0,)
+    with pytest.raises(ConfigError, match="k1 and b"):
+        compose_index(["corpus=ag_news", "retriever=dense", tuning])
 
 
 def test_some_options_do_leave_values_to_the_user():

@@ -116,7 +116,8 @@ def find_config_models() -> list[type[Config]]:
         subclasses = pending.pop().__subclasses__()
         found += subclasses
         pending += subclasses
-    return [model for model in found if model.__module__.startswith("pipeline.")]
+    # A model with two parents is found under each.
+    return [model for model in dict.fromkeys(found) if model.__module__.startswith("pipeline.")]
 
 
 MODELS = find_config_models()

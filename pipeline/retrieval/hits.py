@@ -10,15 +10,22 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+Found = tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]
+"""What one shard finds for one query: its rows in order, and their scores; shape (hits,) each."""
+
 
 @dataclass(frozen=True)
 class Hits:
-    """The documents found for one query."""
+    """The documents found for one query, in order."""
 
     ids: npt.NDArray[np.str_]
-    """Document ids in order; shape (hits,)."""
+    """Document ids; shape (hits,)."""
     scores: npt.NDArray[np.float32]
-    """Their scores, descending; shape (hits,)."""
+    """Descending; shape (hits,)."""
+    shards: npt.NDArray[np.int64]
+    """Number of the shard that holds each document; shape (hits,)."""
+    rows: npt.NDArray[np.int64]
+    """Its row there; shape (hits,)."""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -41,8 +48,10 @@ def find_top(scores: npt.NDArray[np.float32], k: int) -> npt.NDArray[np.int64]:
 
 
 def merge(found: Sequence[Hits], k: int) -> Hits:
-    """Return the k best of what several shards found for one query."""
+    """Return the k best of what several shards, at least one, found for one query."""
     ids = np.concatenate([hits.ids for hits in found])
     scores = np.concatenate([hits.scores for hits in found])
     order = np.lexsort((ids, -scores))[:k]
-    return Hits(ids[order], scores[order])
+    shards = np.concatenate([hits.shards for hits in found])[order]
+    rows = np.concatenate([hits.rows for hits in found])[order]
+    return Hits(ids[order], scores[order], shards, rows)

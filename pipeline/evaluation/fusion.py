@@ -1,0 +1,89 @@
+"""Fusion: one ranking from the rankings of several retrievers.
+
+Written out rather than taken from ranx 0.3.21, which leaves equal scores in no stated order, changes the runs that it
+is given, and compiles itself for XXX s at its first call.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Literal
+
+from pydantic import Field, field_validator
+
+from pipeline.config import Config
+
+Scores = Mapping[str, float]
+"""Documents that one retriever found for one query, and their scores; higher is better."""
+Run = Mapping[str, Scores]
+"""What one retriever found for each query, by the query's id."""
+
+
+class FusionConfig(Config):
+    """How several runs become one."""
+
+    method: Literal["rrf", "min_max"]
+    """`rrf`: reciprocal ranks (Cormack et al., SIGIR 2009), blind to scores. `min_max`: each query's scores, scaled to
+    0..1 within each run."""
+    rrf_k: int = Field(gt=0)
+    """A document of rank r gets 1 / (rrf_k + r); `min_max` has none."""
+    weights: dict[str, float] = Field(min_length=1)
+    """Of each run, by its name; they sum to 1."""
+    depth: int = Field(gt=0)
+    """Best documents of each run that count."""
+
+    @field_validator("weights")
+    @classmethod
+    def _check_weights(cls, weights: dict[str, float]) -> dict[str, float]:
+        if min(weights.values()) < 0 or not math.isclose(math.fsum(weights.values()), 1):
+            raise ValueError("weights are 0 or more, and sum to 1")
+        return weights
+
+
+def fuse_runs(runs: Mapping[str, Run], config: FusionConfig) -> dict[str, dict[str, float]]:
+    """Return one run from several, with every query that any of them has.
+
+    Raises:
+        ValueError: A run has no weight, or a weight no run.
+    """
+    queries = dict.fromkeys(query for run in runs.values() for query in run)
+    return {query: fuse({name: run.get(query, {}) for name, run in runs.items()}, config) for query in queries}
+
+
+def fuse(found: Mapping[str, Scores], config: FusionConfig) -> dict[str, float]:
+    """Return the documents that several retrievers found for one query, best first, equal ones by id.
+
+    A document gets nothing from a run that lacks it. Under `min_max` it gets nothing either from a run whose scores are
+    all the same, or in which it is the last that counts.
+
+    Args:
+        found: The scores of each run, by the run's name.
+        config: Method, weights and depth.
+
+    Raises:
+        ValueError: A run has no weight, or a weight no run.
+    """
+    if found.keys() != config.weights.keys():
+        raise ValueError(f"weights for {', '.join(config.weights)}, but runs of {', '.join(found)}; name the same")
+    shares: dict[str, list[float]] = {}
+    for name, scores in found.items():
+        counted = dict(list(_order(scores).items())[: config.depth])
+        points = _take_reciprocal_ranks(counted, config.rrf_k) if config.method == "rrf" else _scale(counted)
+        for document, value in points.items():
+            shares.setdefault(document, []).append(config.weights[name] * value)
+    # fsum, so that the order in which the runs are given changes no digit, and with it no tie.
+    return _order({document: math.fsum(values) for document, values in shares.items()})
+
+
+def _order(scores: Scores) -> dict[str, float]:
+    pairs = ((document, float(score)) for document, score in scores.items())  # a float32 would stay one
+    return dict(sorted(pairs, key=lambda pair: (-pair[1], pair[0])))
+
+
+def _take_reciprocal_ranks(ordered: Scores, rrf_k: int) -> dict[str, float]:
+    return {document: 1 / (rrf_k + rank) for rank, document in enumerate(ordered, start=1)}
+
+
+def _scale(scores: Scores) -> dict[str, float]:
+    low, high = min(scores.values(), default=0.0), max(scores.values(), default=0.0)
+    width = high - low
+    return {document: (score - low) / width if width else 0.0 for document, score in scores.items()}

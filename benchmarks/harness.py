@@ -71,6 +71,8 @@ class Ratio:
     figure: str
     contestant: str
     reference: str
+    reference_figure: str = ""
+    """Where the reference's is another one."""
 
 
 def write_topics(n: int) -> list[str]:
@@ -134,7 +136,8 @@ def spread(values: Sequence[float]) -> tuple[float, float, float]:
 
 def compute_ratio(ratio: Ratio, rounds: Sequence[Mapping[str, Figures]]) -> list[float]:
     """Return a ratio for each round."""
-    return [r[ratio.contestant][ratio.figure] / r[ratio.reference][ratio.figure] for r in rounds]
+    other = ratio.reference_figure or ratio.figure
+    return [r[ratio.contestant][ratio.figure] / r[ratio.reference][other] for r in rounds]
 
 
 def measure_steadiness(spans: Sequence[tuple[float, float]], tokens: int) -> Figures:

@@ -10,13 +10,32 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from pydantic import Field
+
+from pipeline.config import Config
 from pipeline.errors import ConfigError
-from pipeline.experiment import ScaleConfig
-from pipeline.progress import Tally, show_progress
+from pipeline.progress import DONE, Tally, show_progress
+from pipeline.retrieval.scale import IndexingConfig, SearchConfig
+from pipeline.steps import Plan, Step, Steps
 from pipeline.storage import Folder
+from pipeline.students.train import TrainingConfig
+from pipeline.teachers.pool import PoolConfig
 
 T = TypeVar("T")
 LOG = logging.getLogger(__name__)
+
+
+class ScaleConfig(Config):
+    """Where and how wide everything runs."""
+
+    address: str | None
+    """Ray cluster; null starts one on this machine. Inside `ray job submit` the job's cluster is taken."""
+    num_cpus: int | None = Field(gt=0)
+    """Logical CPUs of a cluster started here; null: all. Not used with an address."""
+    pool: PoolConfig
+    training: TrainingConfig
+    indexing: IndexingConfig
+    search: SearchConfig
 
 
 @dataclass(frozen=True)
@@ -134,6 +153,48 @@ class Cluster:
         except ray.exceptions.RayTaskError as error:
             raise error.cause from None
         return result
+
+    def fulfil(
+        self, stage: str, plans: Sequence[Plan], root: Folder, *, cpus: float = 1, gpus: float = 0
+    ) -> list[Step]:
+        """Return the steps of some plans, in order; those that are not there yet are run as parallel tasks.
+
+        What one raises is raised here, and the others are given up; what they finished is kept. A task whose worker
+        dies is run again.
+
+        Args:
+            stage: Shown with the progress.
+            plans: Picklable, and in no need of each other.
+            root: Where steps are.
+            cpus: Logical CPUs of a task.
+            gpus: GPUs of a task.
+        """
+        steps = Steps(root)
+        found = [steps.find(plan) for plan in plans]
+        missing = [position for position, step in enumerate(found) if step is None]
+        if missing:
+            self.check_room(f"{stage}: {{}}s of one task", cpus=cpus, gpus=gpus)
+            with self.progress(stage, "parts", len(plans)) as report:
+                report({DONE: len(plans) - len(missing)})
+                for position, step in self._run_tasks([plans[p] for p in missing], steps, cpus, gpus):
+                    found[missing[position]] = step
+                    report({DONE: 1})
+        return [step for step in found if step is not None]
+
+    def _run_tasks(self, plans: Sequence[Plan], steps: Steps, cpus: float, gpus: float) -> Iterator[tuple[int, Step]]:
+        import ray
+
+        # Without the limit of one call, which Ray sets for GPUs, a worker keeps the model that it loaded.
+        remote = ray.remote(num_cpus=cpus, num_gpus=gpus, max_calls=0)(Steps.fulfil)
+        running = {remote.remote(steps, plan): position for position, plan in enumerate(plans)}
+        try:
+            while running:
+                (done,), _ = ray.wait(list(running))
+                yield running.pop(done), ray.get(done)
+        except ray.exceptions.RayTaskError as error:
+            for task in running:
+                ray.cancel(task, force=True)
+            raise error.cause from None
 
     @contextmanager
     def progress(self, stage: str, unit: str, total: int) -> Iterator[Report]:

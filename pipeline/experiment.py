@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints, field_validator, model_validator
 
+from pipeline.cluster import ScaleConfig
 from pipeline.config import Config, validate
 from pipeline.errors import ConfigError
 from pipeline.evaluation.config import EvaluationConfig
@@ -19,12 +20,10 @@ from pipeline.records import Outcome
 from pipeline.sources.benchmarks import BENCHMARKS, BenchmarkConfig
 from pipeline.sources.data import AnyDataConfig, TopicsConfig
 from pipeline.students.config import StudentConfig
-from pipeline.students.train import TrainingConfig
 from pipeline.tasks import TASKS, AnyMethodConfig
 from pipeline.tasks.task import JudgePrompt
 from pipeline.teachers.kinds import AnyTeacherConfig
 from pipeline.teachers.offline import OfflineConfig
-from pipeline.teachers.pool import PoolConfig
 from pipeline.teachers.teacher import SamplingConfig
 from pipeline.tracking import TrackingConfig
 
@@ -107,17 +106,6 @@ class JudgeConfig(Config):
         if isinstance(teacher, OfflineConfig):
             raise ValueError("rules write rows and can't judge; name a teacher of another kind, as in teacher=openai")
         return teacher
-
-
-class ScaleConfig(Config):
-    """Where and how wide everything runs."""
-
-    address: str | None
-    """Ray cluster; null starts one on this machine. Inside `ray job submit` the job's cluster is taken."""
-    num_cpus: int | None = Field(gt=0)
-    """Logical CPUs of a cluster started here; null: all. Not used with an address."""
-    pool: PoolConfig
-    training: TrainingConfig
 
 
 class ExperimentConfig(Config):

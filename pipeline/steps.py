@@ -48,6 +48,36 @@ class Step:
 
 
 @dataclass(frozen=True)
+class Plan:
+    """A step to be: what makes it, and what it is made of. Picklable where `produce` is, for workers to run."""
+
+    name: str
+    """The step's folder name."""
+    produce: Callable[[Folder], Outputs]
+    """Writes the output into the folder it is given."""
+    config: Any
+    """All settings that can change the output."""
+    inputs: Mapping[str, str]
+    """Names and fingerprints (or content digests) of what it reads."""
+    code: tuple[str, ...]
+    """The modules whose source can change the output."""
+
+    def describe(self) -> dict[str, Any]:
+        """Return what the step is made of.
+
+        Raises:
+            TypeError: The config holds something that has no canonical form.
+        """
+        return {
+            "scheme": SCHEME,
+            "step": self.name,
+            "config": self.config,
+            "inputs": self.inputs,
+            "code": source_digest(self.code),
+        }
+
+
+@dataclass(frozen=True)
 class Steps:
     """Runs steps under a root, and tells a listener of each one as it is finished or found."""
 
@@ -67,48 +97,52 @@ class Steps:
         """Return the step of this name and identity, running `produce` only if it isn't there already.
 
         Args:
-            name: The step's folder name.
-            produce: Writes the output into the folder it is given.
+            name: As in `Plan`.
+            produce: As in `Plan`.
             arm: What the step belongs to in tables and tracking; no part of its identity, so that arms and
                 experiments that ask the same thing share the answer.
-            config: All settings that can change the output.
-            inputs: Names and fingerprints (or content digests) of what it reads.
-            code: The modules whose source can change the output.
+            config: As in `Plan`.
+            inputs: As in `Plan`.
+            code: As in `Plan`.
 
         Raises:
             TypeError: The config holds something that has no canonical form.
         """
-        ingredients = {
-            "scheme": SCHEME,
-            "step": name,
-            "config": config,
-            "inputs": inputs,
-            "code": source_digest(code),
-        }
-        fingerprint = digest(ingredients)
-        folder = self.root / "steps" / name / fingerprint
-        kept = folder.exists(MANIFEST)
-        if not kept:
-            started_at = time.time()
-            outputs = produce(folder)
-            folder.write_json(
-                MANIFEST,
-                {
-                    "step": name,
-                    "fingerprint": fingerprint,
-                    "ingredients": json.loads(canonical_json(ingredients)),
-                    "counts": dict(outputs.counts),
-                    "metrics": dict(outputs.metrics),
-                    "digests": dict(outputs.digests),
-                    "series": [list(point) for point in outputs.series],
-                    "started_at": started_at,
-                    "duration_s": round(time.time() - started_at, 3),
-                    "versions": versions(),
-                },
-            )
-        step = Step(name, arm, fingerprint, folder, folder.read_json(MANIFEST), kept)
+        step = self.fulfil(Plan(name, produce, config, inputs, tuple(code)), arm)
         self.on_finished(step)
         return step
+
+    def find(self, plan: Plan, arm: str = "") -> Step | None:
+        """Return a plan's step if it is finished."""
+        fingerprint = digest(plan.describe())
+        folder = self.root / "steps" / plan.name / fingerprint
+        if not folder.exists(MANIFEST):
+            return None
+        return Step(plan.name, arm, fingerprint, folder, folder.read_json(MANIFEST), kept=True)
+
+    def fulfil(self, plan: Plan, arm: str = "") -> Step:
+        """Return a plan's step, run now or found finished; the listener isn't told."""
+        if found := self.find(plan, arm):
+            return found
+        ingredients = plan.describe()
+        fingerprint = digest(ingredients)
+        folder = self.root / "steps" / plan.name / fingerprint
+        started_at = time.time()
+        outputs = plan.produce(folder)
+        manifest = {
+            "step": plan.name,
+            "fingerprint": fingerprint,
+            "ingredients": json.loads(canonical_json(ingredients)),
+            "counts": dict(outputs.counts),
+            "metrics": dict(outputs.metrics),
+            "digests": dict(outputs.digests),
+            "series": [list(point) for point in outputs.series],
+            "started_at": started_at,
+            "duration_s": round(time.time() - started_at, 3),
+            "versions": versions(),
+        }
+        folder.write_json(MANIFEST, manifest)
+        return Step(plan.name, arm, fingerprint, folder, manifest, kept=False)
 
 
 def versions() -> dict[str, str]:

@@ -139,6 +139,15 @@ class Folder:
         with self._replacing(name) as (filesystem, path):
             pq.write_table(table, path, filesystem=filesystem, compression="zstd", write_page_checksum=True)
 
+    def write_mappable(self, name: str, table: pa.Table) -> None:
+        """Write a table as one Arrow IPC file, which a reader can map into memory."""
+        with (
+            self._replacing(name) as (filesystem, path),
+            filesystem.open_output_stream(path, compression=None) as stream,
+            pa.ipc.new_file(stream, table.schema) as writer,
+        ):
+            writer.write_table(table)
+
     def move(self, name: str, target: "Folder") -> bool:
         """Move a file into another folder of the same store; return whether it was still there.
 
@@ -167,6 +176,26 @@ class Folder:
         filesystem, path = self._resolve(name)
         if filesystem.get_file_info(path).type == pafs.FileType.Directory:
             filesystem.delete_dir(path)
+
+    @contextmanager
+    def filling(self, name: str) -> Iterator[Path]:
+        """Give a local folder to write into, which is in this one under a name, whole, once the body has ended.
+
+        Where that name is taken already, by another writer of the same, its content stays.
+        """
+        if not self.is_local:
+            with tempfile.TemporaryDirectory() as copy:
+                yield Path(copy)
+                self.upload(Path(copy), name)
+            return
+        self.path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=self.path, prefix=f"{name}.", suffix=".tmp") as temporary:
+            content = Path(temporary) / name
+            content.mkdir()
+            yield content
+            # Renamed, because others may have the files of that name mapped into memory.
+            if not (self.path / name).exists():
+                content.rename(self.path / name)
 
     def upload(self, source: Path, name: str) -> None:
         """Copy a local folder into this one, under a name."""

@@ -5,21 +5,31 @@ from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from pipeline.experiment import ExperimentConfig
-from pipeline.launch import CONF, read_composed
+from pipeline.indexing import IndexRunConfig
+from pipeline.launch import CONF, read_composed, read_composed_index
 
 
 def compose_experiment(overrides: Sequence[str]) -> ExperimentConfig:
     """Return the experiment of a command line."""
+    return read_composed(_compose("config", overrides))
+
+
+def compose_index(overrides: Sequence[str]) -> IndexRunConfig:
+    """Return what a command line indexes."""
+    return read_composed_index(_compose("index", overrides))
+
+
+def _compose(config_name: str, overrides: Sequence[str]) -> DictConfig:
     OmegaConf.register_new_resolver("conf_dir", lambda: str(CONF), replace=True)
     with initialize_config_dir(str(CONF), version_base=None):
-        composed = compose("config", list(overrides), return_hydra_config=True)
+        composed = compose(config_name, list(overrides), return_hydra_config=True)
     HydraConfig.instance().set_config(composed)
     OmegaConf.set_struct(composed, False)
     composed.pop("hydra")
-    return read_composed(composed)
+    return composed
 
 
 def compose_teacher(name: str, missing: str = "") -> dict[str, Any]:

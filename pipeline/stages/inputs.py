@@ -18,7 +18,7 @@ from pipeline.sources.data import AmbigNQTrainConfig, TopicsConfig, read_example
 from pipeline.storage import Folder
 from pipeline.tasks import TASKS
 from pipeline.tasks.task import Task
-from pipeline.tracking import redact, tracking_uri
+from pipeline.tracking import TrackingConfig, redact, tracking_uri
 from pipeline.weights import PinnedModel, pin_model
 
 LOG = logging.getLogger(__name__)
@@ -93,31 +93,39 @@ def read_inputs(experiment: ExperimentConfig) -> Inputs:
 
 
 def check_root(experiment: ExperimentConfig) -> None:
-    """Check that everything can be kept where it is to be kept.
+    """Check that everything of an experiment can be kept where it is to be kept; see `check_places`."""
+    paths = {"root": experiment.root, "data.root": experiment.data.root}
+    for key, arm in experiment.arms.items():
+        if not isinstance(arm.data, AmbigNQTrainConfig) and not (arm.data.root or experiment.data.root):
+            paths[f"arms.{key}.data.path"] = arm.data.path
+    check_places(paths, experiment.tracking)
+
+
+def check_places(paths: Mapping[str, str | None], tracking: TrackingConfig) -> Folder:
+    """Return the root, having checked that all can be read and kept where it is to be.
+
+    Args:
+        paths: By what sets them; `root` is where everything is kept.
+        tracking: Where runs are recorded.
 
     Raises:
         ConfigError: A path is relative in a submitted job, where the working directory is a copy that goes away; or
             a remote root has no tracking server.
         StorageError: The root can't be written.
     """
-    paths = {"root": experiment.root, "data.root": experiment.data.root}
     for key, value in paths.items():
         if value is not None and redact(value) != value:
             raise ConfigError(f"{key} holds credentials, which would be printed and recorded; give them to the nodes")
-    if JOB_VARIABLE in os.environ:
-        for key, arm in experiment.arms.items():
-            if not isinstance(arm.data, AmbigNQTrainConfig) and not (arm.data.root or experiment.data.root):
-                paths[f"arms.{key}.data.path"] = arm.data.path
-        for key, value in paths.items():
-            if value is not None and "://" not in value and not value.startswith("/"):
-                raise ConfigError(
-                    f"{key}={value} is a relative path, but a submitted job runs in a copy of the working directory "
-                    f"that is deleted afterwards; give {key} an absolute path or a URL"
-                )
-    root = Folder.at(experiment.root)
-    if experiment.tracking.enabled:
-        tracking_uri(experiment.tracking, root)
+        if JOB_VARIABLE in os.environ and value is not None and "://" not in value and not value.startswith("/"):
+            raise ConfigError(
+                f"{key}={value} is a relative path, but a submitted job runs in a copy of the working directory "
+                f"that is deleted afterwards; give {key} an absolute path or a URL"
+            )
+    root = Folder.at(str(paths["root"]))
+    if tracking.enabled:
+        tracking_uri(tracking, root)
     root.check_writable()
+    return root
 
 
 def _read_gold(experiment: ExperimentConfig, task: Task) -> dict[str, Gold]:

@@ -14,9 +14,9 @@ LAYERS = {
     **dict.fromkeys(
         ("errors", "config", "records", "identity", "storage", "steps", "tracking", "progress", "weights"), 0
     ),
-    **dict.fromkeys(("sources", "prompts", "teachers", "quality", "students", "evaluation", "report"), 1),
+    **dict.fromkeys(("sources", "retrieval", "prompts", "teachers", "quality", "students", "evaluation", "report"), 1),
     "tasks": 2,
-    **dict.fromkeys(("experiment", "cluster", "stages", "flow", "launch"), 3),
+    **dict.fromkeys(("experiment", "cluster", "stages", "flow", "indexing", "launch"), 3),
     "ray_jobs": 4,
 }
 """Each part of the system: a module or package of `pipeline`, and `ray_jobs`."""
@@ -24,8 +24,17 @@ SIBLINGS = {1}
 """Layers whose parts may not import each other."""
 MAY_IMPORT = {("tasks", "prompts")}
 """What a task may import of layer 1; it states what is asked, and nothing of how."""
-MAY_USE_RAY = {"pipeline.teachers.pool", "pipeline.students.train", "pipeline.cluster", "pipeline.flow"}
-HEAVY = {"torch", "transformers", "sklearn", "mlflow", "matplotlib", "ray", "pandas", "scipy", "vllm", "faiss"}
+MAY_USE_RAY = {
+    "pipeline.teachers.pool",
+    "pipeline.students.train",
+    "pipeline.cluster",
+    "pipeline.flow",
+    "pipeline.stages.retrieve",
+}
+HEAVY = {
+    *("torch", "transformers", "sentence_transformers", "datasets", "sklearn", "scipy", "pandas", "matplotlib"),
+    *("mlflow", "ray", "vllm", "faiss", "bm25s", "numba", "lxml"),
+}
 
 
 def read_modules(root: Path) -> dict[str, ast.Module]:

@@ -58,7 +58,9 @@ def pin_model(model: str, revision: str | None, marker: str = "config.json") -> 
     if folder.is_dir():
         if not (folder / marker).is_file():
             raise ConfigError(f"the model folder {folder} holds no {marker}; save a model there first")
-        identity = digest({p.name: _digest_file(p) for p in sorted(folder.iterdir()) if p.is_file()})
+        # Folders too: sentence-transformers keeps pooling and further layers in some.
+        found = [path for path in sorted(folder.rglob("*")) if path.is_file() and not _is_hidden(path, folder)]
+        identity = digest({str(path.relative_to(folder)): _digest_file(path) for path in found})
         # Absolute, because workers run in folders of their own.
         return PinnedModel(model if model.startswith(PACKAGE_SCHEME) else str(folder.absolute()), None, identity)
     if model.startswith((PACKAGE_SCHEME, "/", ".", "~")):
@@ -91,6 +93,10 @@ def _find_commit(model: str, revision: str | None, marker: str) -> str:
             f"the model {model!r} is neither a folder here, nor in the hub's cache, nor could the hub be "
             f"reached; correct its name, or name a local folder ({type(error).__name__})"
         ) from None
+
+
+def _is_hidden(path: Path, folder: Path) -> bool:
+    return any(part.startswith(".") for part in path.relative_to(folder).parts)
 
 
 def _digest_file(path: Path) -> str:

@@ -1,7 +1,7 @@
 """Fusion: one ranking from the rankings of several retrievers.
 
-Written out rather than taken from ranx 0.3.21, which leaves equal scores in no stated order, changes the runs that it
-is given, and compiles itself for XXX s at its first call.
+Written out rather than taken from ranx 0.3.21, which gives the same scores but leaves equal ones in the order in which
+they come, and on a new machine compiles itself for 33 s before its first result.
 """
 
 import math

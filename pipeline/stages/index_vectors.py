@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, partial
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -81,7 +82,7 @@ def index_vectors(
         Plan(
             "faiss",
             partial(_build, step.folder, quantizer, config.faiss),
-            config.faiss,
+            _describe_built(config.faiss),
             {"vectors": step.fingerprint, "quantizer": trained.fingerprint if trained else ""},
             DENSE_CODE,
         )
@@ -129,11 +130,16 @@ def _train_all(config: AnyFaissConfig, encoded: Sequence[Step], seed: int, steps
         Plan(
             "quantizer",
             partial(_train, [step.folder for step in encoded], config, seed),
-            {"faiss": config, "seed": seed},
+            {"faiss": _describe_built(config), "seed": seed},
             {f"vectors {number}": step.fingerprint for number, step in enumerate(encoded)},
             DENSE_CODE,
         )
     )
+
+
+def _describe_built(config: AnyFaissConfig) -> dict[str, Any]:
+    """Return the settings that an index is built by; the others are of a search."""
+    return config.model_dump(exclude={"n_probe", "candidates_per_hit", "ef_search"})
 
 
 def _train(encoded: Sequence[Folder], config: IvfPqConfig, seed: int, folder: Folder) -> Outputs:

@@ -147,9 +147,7 @@ class SearchActor:
     """Holds some shards of an index on a worker. Ray starts it anew where it dies, and asks it again."""
 
     def __init__(self, index: Index, numbers: Sequence[int], on_gpu: bool) -> None:
-        import faiss
-
-        faiss.omp_set_num_threads(1)  # actors share the machine; each has as many threads as Ray gave it CPUs
+        # FAISS and torch have as many threads as the actor has CPUs: Ray sets OMP_NUM_THREADS to that.
         self._shards = LocalShards({number: index.open_shard(number, on_gpu) for number in numbers})
 
     def search_words(self, texts: Sequence[str], k: int) -> list[Hits]:

@@ -135,7 +135,7 @@ def test_similarities_that_single_precision_can_not_tell_apart_are_in_order(seed
     vectors, ids = np.concatenate([near, to_unit(draw.normal(size=(500, 256)))]), draw_ids(3500)
     vectors, ids = vectors[np.argsort(ids)], np.sort(ids)
     (expected, scores) = rank_by_hand(vectors, query, ids, 50)[0]
-    assert 2 < len(set(scores.tolist())) < 50  # they differ, and they tie
+    assert 1 < len(set(scores.tolist())) < 50  # they differ, and they tie
     rows, found = build(vectors, FLAT).search(query, 50)[0]
     assert ids[rows].tolist() == expected.tolist()
     assert found.tolist() == scores.tolist()

@@ -251,3 +251,27 @@ def test_a_folder_behind_a_url_has_one_place_of_its_own_on_this_machine(tmp_path
     first, again, other = (node_local(Folder.at(f"s3://bucket/{name}")) for name in ("a", "a", "b"))
     assert first == again != other
     assert first.is_absolute()
+
+
+def test_a_folder_that_is_filled_is_there_whole_or_not_at_all(tmp_path):
+    folder = Folder.at(tmp_path / "step")
+    with pytest.raises(RuntimeError), folder.filling("parts") as path:
+        (path / "half").write_text("x")
+        raise RuntimeError
+    assert folder.names() == []
+    with folder.filling("parts") as path:
+        (path / "whole").write_text("x")
+        assert not folder.exists("parts")
+    # Another writer of the same leaves alone what readers may have mapped.
+    before = (tmp_path / "step" / "parts" / "whole").stat().st_ino
+    with folder.filling("parts") as path:
+        (path / "whole").write_text("x")
+    assert (tmp_path / "step" / "parts" / "whole").stat().st_ino == before
+    assert folder.names() == ["parts"]
+
+
+def test_a_mappable_table_comes_back_as_it_was(tmp_path):
+    table = pa.table({"id": ["a", "b"], "n": [1, 2]})
+    Folder.at(tmp_path).write_mappable("t.arrow", table)
+    with pa.memory_map(str(tmp_path / "t.arrow")) as source:
+        assert pa.ipc.open_file(source).read_all().equals(table)

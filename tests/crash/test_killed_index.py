@@ -11,19 +11,22 @@ from pipeline.storage import Folder
 from tests.jobs import choose, kill, read_result, run_job, start_job, wait_until
 
 pytestmark = pytest.mark.crash
-N_SHARDS = 8
+N_SHARDS, SHARD_DOCUMENTS = 8, 120
 
 
 @pytest.fixture
 def command(tmp_path):
     """A hybrid index, whose encoding takes seconds a shard."""
-    folder = tmp_path / "corpus"
-    folder.mkdir()
     draws = random.Random(3)
-    for number in range(N_SHARDS):
-        texts = (" ".join(f"word{draws.randrange(500)}" for _ in range(60)) for _ in range(60))
-        (folder / f"{number}.jsonl").write_text("\n".join(json.dumps({"text": text}) for text in texts))
-    return ["corpus=jsonl", "corpus.paths=['*.jsonl']", f"data.root={folder}", "retriever=hybrid", "tracking=none"]
+    texts = (" ".join(f"word{draws.randrange(500)}" for _ in range(60)) for _ in range(N_SHARDS * SHARD_DOCUMENTS))
+    (tmp_path / "corpus.jsonl").write_text("\n".join(json.dumps({"text": text}) for text in texts))
+    return [
+        "corpus=jsonl",
+        f"corpus.paths=['{tmp_path}/corpus.jsonl']",
+        f"corpus.shard_documents={SHARD_DOCUMENTS}",
+        "retriever=hybrid",
+        "tracking=none",
+    ]
 
 
 def find_whole(root, step):
@@ -41,6 +44,7 @@ def test_a_killed_worker_and_a_killed_driver_leave_the_index_as_it_would_have_be
     job = start_job(*command, f"root={root}", script="index")
 
     wait_until(lambda: len(find_whole(root, "vectors")) >= 2 or job.poll() is not None, "two shards are encoded")
+    assert job.poll() is None, job.communicate()[1][-3000:]
     workers = choose(psutil.Process(job.pid).children(recursive=True), "fulfil")
     assert workers, "no worker is at work"
     kill(workers)

@@ -174,11 +174,12 @@ class Cluster:
         missing = [position for position, step in enumerate(found) if step is None]
         if missing:
             self.check_room(f"{stage}: {{}}s of one task", cpus=cpus, gpus=gpus)
-            with self.progress(stage, "parts", len(plans)) as report:
-                report({DONE: len(plans) - len(missing)})
+            tally = Tally()
+            with show_progress(stage, "parts", len(plans), tally.totals):
+                tally.add({DONE: len(plans) - len(missing)})
                 for position, step in self._run_tasks([plans[p] for p in missing], steps, cpus, gpus):
                     found[missing[position]] = step
-                    report({DONE: 1})
+                    tally.add({DONE: 1})
         return [step for step in found if step is not None]
 
     def _run_tasks(self, plans: Sequence[Plan], steps: Steps, cpus: float, gpus: float) -> Iterator[tuple[int, Step]]:

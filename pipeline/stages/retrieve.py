@@ -14,6 +14,7 @@ from pipeline.cluster import Cluster
 from pipeline.errors import ConfigError
 from pipeline.evaluation.fusion import fuse
 from pipeline.identity import digest
+from pipeline.progress import DONE, Tally, show_progress
 from pipeline.records import Document, Passage
 from pipeline.retrieval.encoder import Encoder, check_encoder, describe_encoder, load_encoder
 from pipeline.retrieval.hits import Hits, merge
@@ -292,11 +293,11 @@ def retrieve(
     """
 
     def produce(folder: Folder) -> Outputs:
-        with cluster.progress(f"retrieve {arm}".strip(), "queries", len(queries)) as report:
-            tables = []
+        tally, tables = Tally(), []
+        with show_progress(f"retrieve {arm}".strip(), "queries", len(queries), tally.totals):
             for table in _stream(queries, Index.read(index.folder), k, scale, cluster):
                 tables.append(table)
-                report({"done": table.num_rows})
+                tally.add({DONE: table.num_rows})
         # Batches come as they are finished; the step must not depend on that.
         table = pa.concat_tables(tables) if tables else _SCHEMA.empty_table()
         table = table.sort_by("query_id")

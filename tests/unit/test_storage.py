@@ -255,9 +255,14 @@ def test_a_folder_behind_a_url_has_one_place_of_its_own_on_this_machine(tmp_path
 
 def test_a_folder_that_is_filled_is_there_whole_or_not_at_all(tmp_path):
     folder = Folder.at(tmp_path / "step")
-    with pytest.raises(RuntimeError), folder.filling("parts") as path:
-        (path / "half").write_text("x")
-        raise RuntimeError
+
+    def fail_midway():
+        with folder.filling("parts") as path:
+            (path / "half").write_text("x")
+            raise RuntimeError("midway")
+
+    with pytest.raises(RuntimeError, match="midway"):
+        fail_midway()
     assert folder.names() == []
     with folder.filling("parts") as path:
         (path / "whole").write_text("x")

@@ -246,7 +246,18 @@ SCHEMAS: dict[type, pa.Schema] = {
 
 def to_table(kind: type, records: Iterable[Any]) -> pa.Table:
     """Return records of one kind as an Arrow table with that kind's schema, also when there are none."""
-    return pa.Table.from_pylist([asdict(record) for record in records], schema=SCHEMAS[kind])
+    found = list(records)
+    columns = [_to_column(field, [getattr(record, field.name) for record in found]) for field in SCHEMAS[kind]]
+    return pa.Table.from_arrays(columns, schema=SCHEMAS[kind])
+
+
+def _to_column(field: pa.Field, values: list[Any]) -> pa.Array:
+    # Only records inside of records are taken apart; `asdict` of whole ones took most of the time.
+    if pa.types.is_struct(field.type):
+        values = [asdict(value) for value in values]
+    elif pa.types.is_list(field.type) and pa.types.is_struct(field.type.value_type):
+        values = [[asdict(item) for item in value] for value in values]
+    return pa.array(values, field.type)
 
 
 def from_table(kind: type[R], table: pa.Table) -> Iterator[R]:

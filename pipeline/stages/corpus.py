@@ -194,10 +194,11 @@ def _read_part(part: Sequence[str], config: AnyCorpusConfig, tokenizer: PinnedMo
         name = f"{len(pieces):05d}.parquet"
         table = to_table(Document, pending)
         folder.write_table(name, table)
-        contents = pa.array([digest(document.text) for document in pending], pa.string())
-        ids.append(table.select(["document_id", "source"]).append_column("content", contents))
-        content = digest([[d.document_id, d.text, d.extras] for d in pending])
-        pieces.append({"name": name, "rows": len(pending), "digest": content})
+        # Under ids of our own, an id is what a text is digested to.
+        contents = [digest(d.text) if config.ids == "own" else d.document_id for d in pending]
+        ids.append(table.select(["document_id", "source"]).append_column("content", pa.array(contents, pa.string())))
+        described = [[d.document_id, content, d.extras] for d, content in zip(pending, contents, strict=True)]
+        pieces.append({"name": name, "rows": len(pending), "digest": digest(described)})
         counts["documents"] += len(pending)
         pending.clear()
 

@@ -3,22 +3,30 @@ import shlex
 
 import pytest
 
-from tests.composing import compose_experiment
+from tests.composing import compose_experiment, compose_index
 from tests.conftest import PROJECT
 
 
-def find_commands():
-    """Every command of the README and docs that runs the flow, its lines joined."""
+def find_commands(scripts):
+    """Every command of the README and docs that runs one of these scripts, its lines joined."""
     for page in (PROJECT / "README.md", *(PROJECT / "docs").glob("*.md")):
         text = page.read_text().replace("\\\n", " ")
-        yield from re.findall(r"python ray_jobs/(?:run|generate|train|evaluate|compare)\.py (.*?)(?:`|  #|\n)", text)
+        yield from re.findall(rf"python ray_jobs/(?:{scripts})\.py (.*?)(?:`|  +#|\n)", text)
 
 
-COMMANDS = list(find_commands())
+COMMANDS = list(find_commands("run|generate|train|evaluate|compare"))
+INDEX_COMMANDS = list(find_commands("index"))
 
 
 def test_there_are_commands():
     assert len(COMMANDS) >= 7
+    assert len(INDEX_COMMANDS) >= 3
+
+
+@pytest.mark.parametrize("command", INDEX_COMMANDS)
+def test_a_documented_index_composes(command, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:5000")
+    assert compose_index(shlex.split(command)).corpus
 
 
 @pytest.mark.parametrize("command", COMMANDS)

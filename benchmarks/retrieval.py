@@ -30,8 +30,9 @@ from pipeline.retrieval.encoder import load_encoder
 from pipeline.retrieval.hits import Hits, merge
 from pipeline.stages.corpus import DOCUMENTS, build_corpus
 from pipeline.stages.index import IndexedShard, build_index
-from pipeline.stages.retrieve import Index, RemoteShards, SearchActor, Searcher
-from pipeline.steps import Outputs, Plan, Steps
+from pipeline.stages.retrieve import RemoteShards, SearchActor
+from pipeline.stages.search import Index, Searcher
+from pipeline.steps import MANIFEST, Outputs, Plan, Steps
 from pipeline.storage import Folder
 from pipeline.weights import pin_model
 from tests.composing import compose_index
@@ -42,8 +43,8 @@ N_FILES = 8
 SHARD_DOCUMENTS = 25_000
 VOCABULARY, ZIPF_EXPONENT = 200_000, 1.1
 """Words that texts are drawn from, and how steeply their frequencies fall; about as in English news."""
-MEAN_LOG_WORDS, SD_LOG_WORDS = 4.2, 0.6
-"""Of the normal distribution of a generated text's log length: 67 words at the median, as in short news."""
+MEDIAN_WORDS, SD_LOG_WORDS = 67, 0.6
+"""Of a generated text's length, whose logarithm is normal: as in short news."""
 N_QUERIES, QUERY_WORDS, K = 1_000, 6, 100
 DIMENSIONS, N_VECTOR_QUERIES = 384, 200
 N_ENCODED = 2_000
@@ -62,11 +63,11 @@ class Work:
     workers: int
 
 
-def write_corpus(folder: Path, n_documents: int, data: Path | None) -> None:
+def write_corpus(folder: Path, n_documents: int, data: Path | None, median_words: int) -> None:
     """Write the documents, in files of equal length, and the queries: a few words in a row of some of them."""
     draws = random.Random(0)
     texts = [*(_read_real(data) if data else ())][:n_documents]
-    texts += _draw_texts(n_documents - len(texts))
+    texts += _draw_texts(n_documents - len(texts), median_words)
     draws.shuffle(texts)
     size = -(-n_documents // N_FILES)
     for number in range(N_FILES):
@@ -91,10 +92,10 @@ def _read_real(data: Path) -> Iterator[str]:
                     yield str(json.loads(line)["text"])
 
 
-def _draw_texts(n: int) -> list[str]:
+def _draw_texts(n: int, median_words: int) -> list[str]:
     generator = np.random.default_rng(0)
     weights = 1 / np.arange(1, VOCABULARY + 1) ** ZIPF_EXPONENT
-    lengths = np.exp(generator.normal(MEAN_LOG_WORDS, SD_LOG_WORDS, n)).astype(int) + 1
+    lengths = np.exp(generator.normal(np.log(median_words), SD_LOG_WORDS, n)).astype(int) + 1
     drawn = generator.choice(VOCABULARY, size=lengths.sum(), p=weights / weights.sum())
     return [" ".join(f"w{word:x}" for word in words) for words in np.split(drawn, np.cumsum(lengths)[:-1])] if n else []
 
@@ -157,7 +158,8 @@ def measure_ours_bm25(work: Work) -> Figures:
         merging = _time_merging(
             [partial(index.open_shard(number).search_words, queries, K) for number in range(len(index.shards))]
         )
-    return {**_describe(work, indexed - started, len(queries) / (ended - begun), peak()), **merging}
+        sizes = _measure_steps(Path(root), work.n_documents)
+    return {**_describe(work, indexed - started, len(queries) / (ended - begun), peak()), **merging, **sizes}
 
 
 def measure_plain_flat(work: Work) -> Figures:
@@ -233,7 +235,8 @@ def measure_encoder(work: Work) -> Figures:
     encoder.encode_documents(texts[: config.batch_size])
     started = time.perf_counter()
     encoder.encode_documents(texts)
-    return {"encode_documents_per_s": len(texts) / (time.perf_counter() - started)}
+    duration_s = time.perf_counter() - started
+    return {"encode_documents_per_s": len(texts) / duration_s, "encode_ms_per_document": 1e3 * duration_s / len(texts)}
 
 
 CONTESTANTS: dict[str, Callable[[Work], Figures]] = {
@@ -252,6 +255,17 @@ def _describe(work: Work, index_s: float, queries_per_s: float, peak_mb: float) 
         "search_queries_per_s": queries_per_s,
         "peak_memory_mb": peak_mb,
     }
+
+
+def _measure_steps(root: Path, n_documents: int) -> Figures:
+    """Return what each kind of step takes of the disk, and of a worker's time."""
+    figures: dict[str, float] = {}
+    for step in ("documents", "shard", "terms", "bm25"):
+        files = [path for path in (root / "steps" / step).rglob("*") if path.is_file()]
+        manifests = [json.loads(path.read_text()) for path in files if path.name == MANIFEST]
+        figures[f"{step}_bytes_per_document"] = sum(path.stat().st_size for path in files) / n_documents
+        figures[f"{step}_ms_per_document"] = 1e3 * sum(m["duration_s"] for m in manifests) / n_documents
+    return figures
 
 
 def _start_search(index: Index, workers: int) -> RemoteShards:
@@ -352,6 +366,7 @@ def read_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--documents", type=int, default=200_000)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--words", type=int, default=MEDIAN_WORDS, help="median length of generated texts")
     parser.add_argument("--data", type=Path, help="folder of real texts; without it all are generated")
     parser.add_argument("--contestants", nargs="+", help="only these, as in ours@1worker")
     parser.add_argument("--only", choices=CONTESTANTS, help="measure this one in this process, on a prepared corpus")
@@ -385,7 +400,7 @@ def main() -> None:
             corpus = Path(folder) / str(n_documents)
             if not corpus.exists():
                 corpus.mkdir()
-                write_corpus(corpus, n_documents, arguments.data)
+                write_corpus(corpus, n_documents, arguments.data, arguments.words)
             alone = [f"--only={only}", f"--documents={n_documents}", f"--corpus={corpus}", f"--workers={workers}"]
             measured.append(Contestant(name, partial(run_alone, MODULE, alone)))
         rounds = run_rounds(measured, arguments.rounds)

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from pydantic import Field
 
 from pipeline.config import Config
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, WorkerError
 from pipeline.progress import DONE, Tally, show_progress
 from pipeline.retrieval.scale import IndexingConfig, SearchConfig
 from pipeline.steps import Plan, Step, Steps
@@ -168,6 +168,10 @@ class Cluster:
             root: Where steps are.
             cpus: Logical CPUs of a task.
             gpus: GPUs of a task.
+
+        Raises:
+            ConfigError: A task doesn't fit a cluster that can't grow.
+            WorkerError: The worker of a task died each time that it was tried.
         """
         steps = Steps(root)
         found = [steps.find(plan) for plan in plans]
@@ -192,10 +196,15 @@ class Cluster:
             while running:
                 (done,), _ = ray.wait(list(running))
                 yield running.pop(done), ray.get(done)
-        except ray.exceptions.RayTaskError as error:
+        except ray.exceptions.RayError as error:
             for task in running:
                 ray.cancel(task, force=True)
-            raise error.cause from None
+            if isinstance(error, ray.exceptions.RayTaskError):
+                raise error.cause from None
+            raise WorkerError(
+                f"a task can't be brought to its end: {error}\nif memory is the cause, make shards smaller; what is "
+                "finished is kept"
+            ) from None
 
     @contextmanager
     def progress(self, stage: str, unit: str, total: int) -> Iterator[Report]:

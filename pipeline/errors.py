@@ -36,3 +36,7 @@ class TeacherDiedError(TeacherError):
 
 class TrainingError(RaystillError, RuntimeError):
     """A student could not be trained."""
+
+
+class WorkerError(RaystillError, RuntimeError):
+    """A task's worker died each time that it was tried."""

@@ -8,7 +8,7 @@ import sys
 
 from pipeline.errors import RaystillError
 from pipeline.report.passages import print_passages
-from pipeline.stages.retrieve import open_here
+from pipeline.stages.search import open_here
 from pipeline.storage import Folder
 
 if __name__ == "__main__":

@@ -1,17 +1,14 @@
-"""From files to the shards of a corpus: read, cleaned, cut, without duplicates.
+"""From documents to the shards of a corpus, without duplicates.
 
-Files are read in parallel, a step for each part of them. What is a duplicate is decided over all parts at once, the
-earlier document staying, so that files which are added behind the others change no shard but their own.
+What is a duplicate is decided over all documents at once, the earlier one staying, so that files which are added behind
+the others change no shard but their own.
 """
 
 import logging
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from pathlib import PurePosixPath
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,40 +19,15 @@ from pipeline.cluster import Cluster
 from pipeline.errors import SourceError
 from pipeline.identity import digest
 from pipeline.quality.minhash import find_near_duplicates, sign
-from pipeline.records import Document, to_table
-from pipeline.sources.cleaning import clean
-from pipeline.sources.corpora import identify_lists, list_files, read_documents
-from pipeline.sources.corpus_kinds import AnyCorpusConfig, HubConfig
-from pipeline.sources.cutting import Cutter, pin_tokenizer
-from pipeline.sources.streams import Broken, RawDocument, measure_file
-from pipeline.sources.tables import file_digest
+from pipeline.sources.corpus_kinds import AnyCorpusConfig
+from pipeline.stages.documents import BROKEN, IDS, PIECES, plan_documents
 from pipeline.steps import Outputs, Plan, Step, Steps
 from pipeline.storage import Folder
-from pipeline.weights import PinnedModel
 
 LOG = logging.getLogger(__name__)
-IDS, BROKEN, PIECES, SHARDS, DOCUMENTS = "ids.parquet", "broken.json", "pieces.json", "shards.json", "documents.arrow"
-SIGNATURES = "signatures.parquet"
-N_BROKEN_KEPT = 100
-"""Broken lines of one part that are told; the rest is counted."""
+SHARDS, DOCUMENTS, SIGNATURES = "shards.json", "documents.arrow", "signatures.parquet"
 N_BROKEN_SHOWN = 5
-BATCH_DOCUMENTS = 256
-"""Documents that are cut with one call of the tokenizer."""
 _SIGNING = (__name__, "pipeline.quality.minhash")
-_READERS = (
-    "cleaning",
-    "corpora",
-    "corpus_formats",
-    "cutting",
-    "delimited",
-    "hub",
-    "published",
-    "stackexchange",
-    "streams",
-)
-_READING = (__name__, *(f"pipeline.sources.{name}" for name in _READERS))
-SMALL_FILE_BYTES, PART_BYTES = 2**20, 2**26
-"""Smaller files than the one are read together, up to the other: a corpus may be a million files, or one."""
 
 
 @dataclass(frozen=True)
@@ -98,19 +70,11 @@ def build_corpus(config: AnyCorpusConfig, data_root: str | None, steps: Steps, c
         SourceError: There are no files, no documents, too many broken lines, or one id for two documents.
         ConfigError: The tokenizer that documents are cut by is missing.
     """
-    tokenizer = pin_tokenizer(config.cutting)
-    inputs = {**identify_lists(config), "tokenizer": tokenizer.identity if tokenizer else ""}
-    plans = [
-        Plan("documents", partial(_read_part, part, config, tokenizer), config, {**inputs, **files}, _READING)
-        for part, files in _identify_parts(config, data_root)
-    ]
-    read = cluster.fulfil("read corpus", plans, steps.root)
+    read = cluster.fulfil("read corpus", plan_documents(config, data_root), steps.root)
+    _check_broken(read, config)
 
     def produce(folder: Folder) -> Outputs:
-        counts: Counter[str] = Counter()
-        for step in read:
-            counts.update(step.manifest["counts"])
-        _check_broken(counts, read, config)
+        counts = _add_counts(read)
         pieces, dropped = _drop_duplicates(read, config, steps.root, cluster)
         sorted_pieces = cluster.fulfil("sort corpus", [piece.plan_shard() for piece in pieces], steps.root)
         shards = [Shard(step.fingerprint, n) for step in sorted_pieces if (n := step.manifest["counts"]["documents"])]
@@ -129,7 +93,7 @@ def build_corpus(config: AnyCorpusConfig, data_root: str | None, steps: Steps, c
         arm="",
         config={"limit": config.limit, "near_duplicates": config.near_duplicates, "ids": config.ids},
         inputs={f"part {number}": step.fingerprint for number, step in enumerate(read)},
-        code=[__name__, "pipeline.quality.minhash"],
+        code=_SIGNING,
     )
     return Corpus(step, read_shards(step.folder))
 
@@ -161,97 +125,16 @@ def read_ids(root: Folder, shard: Shard) -> npt.NDArray[np.str_]:
     return np.array(open_documents(root, shard.fingerprint)["document_id"].to_pylist(), dtype=np.str_)
 
 
-def _identify_parts(config: AnyCorpusConfig, data_root: str | None) -> list[tuple[list[str], dict[str, str]]]:
-    """Return the files that are read together, and what identifies their contents."""
-    files = list_files(config, data_root)
-    if isinstance(config, HubConfig):  # each location holds the commit
-        return [([location], {"file 0": location}) for location in files]
-    parts: list[list[str]] = []
-    room = 0
-    for location in files:
-        size = measure_file(location)
-        is_small = size < SMALL_FILE_BYTES
-        if not parts or not is_small or size > room:
-            parts.append([])
-            room = PART_BYTES if is_small else -1
-        parts[-1].append(location)
-        room -= size
-    with ThreadPoolExecutor() as threads:
-        digests = dict(zip(files, threads.map(file_digest, files), strict=True))
-    return [(part, {f"file {number}": digests[path] for number, path in enumerate(part)}) for part in parts]
+def _add_counts(read: Sequence[Step]) -> Counter[str]:
+    counts: Counter[str] = Counter()
+    for step in read:
+        counts.update(step.manifest["counts"])
+    return counts
 
 
-def _read_part(part: Sequence[str], config: AnyCorpusConfig, tokenizer: PinnedModel | None, folder: Folder) -> Outputs:
-    """Read some files into pieces of raw documents; runs on a worker."""
-    counts: Counter[str] = Counter(files=len(part))
-    broken: list[dict[str, Any]] = []
-    ids: list[pa.Table] = []
-    pieces: list[dict[str, Any]] = []
-    cutter = Cutter(config.cutting, tokenizer)
-    pending: list[Document] = []
-
-    def write() -> None:
-        name = f"{len(pieces):05d}.parquet"
-        table = to_table(Document, pending)
-        folder.write_table(name, table)
-        # Under ids of our own, an id is what a text is digested to.
-        contents = [digest(d.text) if config.ids == "own" else d.document_id for d in pending]
-        ids.append(table.select(["document_id", "source"]).append_column("content", pa.array(contents, pa.string())))
-        described = [[d.document_id, content, d.extras] for d, content in zip(pending, contents, strict=True)]
-        pieces.append({"name": name, "rows": len(pending), "digest": digest(described)})
-        counts["documents"] += len(pending)
-        pending.clear()
-
-    for document in _cut_documents(part, config, cutter, counts, broken):
-        pending.append(document)
-        if len(pending) == config.shard_documents:
-            write()
-        if config.limit is not None and counts["documents"] + len(pending) >= config.limit:
-            break
-    if pending or not pieces:
-        write()
-    folder.write_table(IDS, pa.concat_tables(ids))
-    folder.write_json(PIECES, pieces)
-    folder.write_json(BROKEN, broken)
-    return Outputs(counts=dict(counts))
-
-
-def _cut_documents(
-    part: Sequence[str],
-    config: AnyCorpusConfig,
-    cutter: Cutter,
-    counts: Counter[str],
-    broken: list[dict[str, Any]],
-) -> Iterator[Document]:
-    batch: list[tuple[str, RawDocument]] = []
-
-    def cut() -> Iterator[Document]:
-        texts = [clean(raw.text, config.cleaning) for _, raw in batch]
-        for (name, raw), cut_text in zip(batch, cutter.cut_all(texts), strict=True):
-            counts["too_short"] += cut_text.n_short
-            for number, text in enumerate(cut_text.pieces):
-                own_id = raw.own_id if len(cut_text.pieces) == 1 else f"{raw.own_id}#{number}"
-                document_id = own_id if config.ids == "own" else digest(text)
-                yield Document(document_id, text, f"{name}:{raw.line}", raw.extras)
-        batch.clear()
-
-    for location in part:
-        name = PurePosixPath(location).name
-        for found in read_documents(config, location):
-            counts["lines"] += 1
-            if isinstance(found, Broken):
-                counts["broken"] += 1
-                if len(broken) < N_BROKEN_KEPT:
-                    broken.append({"file": name, "line": found.line, "reason": found.reason})
-                continue
-            batch.append((name, found))
-            if len(batch) == BATCH_DOCUMENTS:
-                yield from cut()
-    yield from cut()
-
-
-def _check_broken(counts: Mapping[str, int], read: Sequence[Step], config: AnyCorpusConfig) -> None:
-    n_broken, n_lines = counts.get("broken", 0), counts.get("lines", 0)
+def _check_broken(read: Sequence[Step], config: AnyCorpusConfig) -> None:
+    counts = _add_counts(read)
+    n_broken, n_lines = counts["broken"], counts["lines"]
     if not n_broken:
         return
     shown: list[str] = []

@@ -76,7 +76,7 @@ def index_vectors(
     encoded = cluster.fulfil("encode", plans, steps.root, cpus=scale.cpus_per_task, gpus=scale.gpus_per_task)
     if isinstance(config.faiss, FlatConfig):
         return DenseSteps(encoded, [], None)
-    trained = _train_all(config.faiss, encoded, seed, steps)
+    trained = _train_all(config.faiss, encoded, seed, steps, cluster)
     quantizer = trained.folder if trained else None
     plans = [
         Plan(
@@ -122,19 +122,21 @@ def _load_encoder(model: PinnedModel, config: EncoderConfig, device: str) -> Enc
     return load_encoder(model, config, device)
 
 
-def _train_all(config: AnyFaissConfig, encoded: Sequence[Step], seed: int, steps: Steps) -> Step | None:
+def _train_all(
+    config: AnyFaissConfig, encoded: Sequence[Step], seed: int, steps: Steps, cluster: Cluster
+) -> Step | None:
     """Return the step of what all shards share; None for a kind that learns nothing."""
     if not isinstance(config, IvfPqConfig):
         return None
-    return steps.fulfil(
-        Plan(
-            "quantizer",
-            partial(_train, [step.folder for step in encoded], config, seed),
-            {"faiss": _describe_built(config), "seed": seed},
-            {f"vectors {number}": step.fingerprint for number, step in enumerate(encoded)},
-            DENSE_CODE,
-        )
+    plan = Plan(
+        "quantizer",
+        partial(_train, [step.folder for step in encoded], config, seed),
+        {"faiss": _describe_built(config), "seed": seed},
+        {f"vectors {number}": step.fingerprint for number, step in enumerate(encoded)},
+        DENSE_CODE,
     )
+    (trained,) = cluster.fulfil("train quantizer", [plan], steps.root)
+    return trained
 
 
 def _describe_built(config: AnyFaissConfig) -> dict[str, Any]:

@@ -43,7 +43,8 @@ def score_words(config: Bm25Config, corpus: Corpus, steps: Steps, cluster: Clust
     counted = _count_words(config.terms, corpus, steps, cluster)
     made_of = {f"terms {number}": step.fingerprint for number, step in enumerate(counted)}
     folders = [step.folder for step in counted]
-    statistics = steps.fulfil(Plan(STATISTICS, partial(_add_up, folders), {}, made_of, TERMS_CODE))
+    plan = Plan(STATISTICS, partial(_add_up, folders), {}, made_of, TERMS_CODE)
+    (statistics,) = cluster.fulfil("add up terms", [plan], steps.root)
     plans = [
         Plan(
             "bm25",

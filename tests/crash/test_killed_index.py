@@ -6,7 +6,7 @@ import random
 import psutil
 import pytest
 
-from pipeline.stages.retrieve import open_here
+from pipeline.stages.search import open_here
 from pipeline.storage import Folder
 from tests.jobs import choose, kill, read_result, run_job, start_job, wait_until
 

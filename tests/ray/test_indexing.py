@@ -10,7 +10,8 @@ from pipeline.cluster import Cluster
 from pipeline.errors import ConfigError, SourceError
 from pipeline.indexing import index
 from pipeline.records import Passage
-from pipeline.stages.retrieve import Index, SearchActor, open_here, read_retrieved, retrieve
+from pipeline.stages.retrieve import SearchActor, read_retrieved, retrieve
+from pipeline.stages.search import Index, open_here
 from pipeline.steps import Steps
 from pipeline.storage import Folder
 from tests.composing import compose_index

@@ -20,7 +20,8 @@ from pipeline.launch import CONF
 from pipeline.sources import streams
 from pipeline.sources.corpora import identify_lists, list_files, read_documents
 from pipeline.sources.corpus_kinds import AnyCorpusConfig
-from pipeline.sources.streams import Broken, RawDocument, digest_file
+from pipeline.sources.streams import Broken, RawDocument
+from pipeline.sources.tables import file_digest
 
 NAMES = sorted(path.stem for path in (CONF / "corpus").glob("*.yaml") if path.stem != "base")
 
@@ -330,9 +331,9 @@ def test_a_pattern_that_finds_nothing_is_an_error_even_beside_others(tmp_path, p
 
 def test_the_digest_of_a_file_is_that_of_its_bytes(tmp_path):
     one, other = write(tmp_path / "a.jsonl.gz", "x"), write(tmp_path / "b", (tmp_path / "a.jsonl.gz").read_bytes())
-    assert digest_file(one) == digest_file(other) == hashlib.sha256((tmp_path / "b").read_bytes()).hexdigest()
+    assert file_digest(one) == file_digest(other) == hashlib.sha256((tmp_path / "b").read_bytes()).hexdigest()
     with pytest.raises(SourceError, match="absent: no such file"):
-        digest_file(tmp_path / "absent")
+        file_digest(tmp_path / "absent")
 
 
 # Corpora as they are published

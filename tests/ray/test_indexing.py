@@ -169,7 +169,8 @@ def cluster(ray_cluster, tmp_path):
         yield cluster
 
 
-@pytest.mark.parametrize("retriever", ["bm25", "hybrid"])
+# Each process that encodes takes long to start, so what needs several of them is left to the tier of slow tests.
+@pytest.mark.parametrize("retriever", ["bm25", pytest.param("hybrid", marks=pytest.mark.crash)])
 def test_a_retrieved_set_is_a_step_and_the_same_as_a_search_in_one_process(cluster, tmp_path, retriever):
     write_corpus(tmp_path / "corpus")
     built = build(tmp_path, retriever=retriever)[-1]
@@ -194,6 +195,7 @@ def test_a_search_actor_that_dies_is_started_again_and_nothing_is_lost(cluster, 
     ray.kill(actor)
 
 
+@pytest.mark.crash
 def test_an_approximate_index_reports_its_recall(ray_cluster, tmp_path):
     write_corpus(tmp_path / "corpus")
     built = build(tmp_path, retriever="dense_hnsw")[-1]

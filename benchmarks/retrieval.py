@@ -24,9 +24,9 @@ import psutil
 
 from benchmarks.harness import Contestant, Figures, Ratio, report, run_alone, run_rounds
 from pipeline.cluster import Cluster
+from pipeline.encoder import load_encoder
 from pipeline.records import Document, to_table
 from pipeline.retrieval.dense import DenseShard, FlatConfig
-from pipeline.retrieval.encoder import load_encoder
 from pipeline.retrieval.hits import Hits, merge
 from pipeline.stages.corpus import DOCUMENTS, build_corpus
 from pipeline.stages.index import IndexedShard, build_index
@@ -51,6 +51,8 @@ N_ENCODED = 2_000
 SMALL = 10
 """The small corpus is so many times smaller."""
 SAMPLE_INTERVAL_S = 0.1
+WORKER_START_S = 5.0
+"""For so long each warm-up task holds its worker, so that no worker takes two of them."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ def write_corpus(folder: Path, n_documents: int, data: Path | None, median_words
     """Write the documents, in files of equal length, and the queries: a few words in a row of some of them."""
     draws = random.Random(0)
     texts = [*(_read_real(data) if data else ())][:n_documents]
-    texts += _draw_texts(n_documents - len(texts), median_words)
+    texts += draw_texts(n_documents - len(texts), median_words)
     draws.shuffle(texts)
     size = -(-n_documents // N_FILES)
     for number in range(N_FILES):
@@ -92,7 +94,8 @@ def _read_real(data: Path) -> Iterator[str]:
                     yield str(json.loads(line)["text"])
 
 
-def _draw_texts(n: int, median_words: int) -> list[str]:
+def draw_texts(n: int, median_words: int) -> list[str]:
+    """Return generated texts, the same each time."""
     generator = np.random.default_rng(0)
     weights = 1 / np.arange(1, VOCABULARY + 1) ** ZIPF_EXPONENT
     lengths = np.exp(generator.normal(np.log(median_words), SD_LOG_WORDS, n)).astype(int) + 1
@@ -143,6 +146,7 @@ def measure_ours_bm25(work: Work) -> Figures:
         steps = Steps(Folder.at(root))
         with Cluster(config.scale, steps.root, root_is_shared=False) as cluster:
             cluster.join()
+            _start_workers(work.workers)
             with _watching_workers() as peak:
                 started = time.perf_counter()
                 corpus = build_corpus(config.corpus, None, steps, cluster)
@@ -198,6 +202,7 @@ def measure_ours_flat(work: Work) -> Figures:
         ]
         with Cluster(config.scale, steps.root, root_is_shared=False) as cluster:
             cluster.join()
+            _start_workers(work.workers)
             with _watching_workers() as peak:
                 started = time.perf_counter()
                 made = cluster.fulfil("keep vectors", plans, steps.root)
@@ -266,6 +271,21 @@ def _measure_steps(root: Path, n_documents: int) -> Figures:
         figures[f"{step}_bytes_per_document"] = sum(path.stat().st_size for path in files) / n_documents
         figures[f"{step}_ms_per_document"] = 1e3 * sum(m["duration_s"] for m in manifests) / n_documents
     return figures
+
+
+def _start_workers(n: int) -> None:
+    """Have each of Ray's workers import what it will run, as the plain process has before its clock starts."""
+    import ray
+
+    ray.get([ray.remote(num_cpus=1)(_import).remote() for _ in range(n)])
+
+
+def _import() -> None:
+    import bm25s  # noqa: F401
+    import faiss  # noqa: F401
+    import scipy.sparse  # noqa: F401
+
+    time.sleep(WORKER_START_S)
 
 
 def _start_search(index: Index, workers: int) -> RemoteShards:

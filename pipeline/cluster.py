@@ -18,6 +18,7 @@ from pipeline.progress import DONE, Tally, show_progress
 from pipeline.retrieval.scale import IndexingConfig, SearchConfig
 from pipeline.steps import Plan, Step, Steps
 from pipeline.storage import Folder
+from pipeline.students.search import TrialsConfig
 from pipeline.students.train import TrainingConfig
 from pipeline.teachers.pool import PoolConfig
 
@@ -34,6 +35,7 @@ class ScaleConfig(Config):
     """Logical CPUs of a cluster started here; null: all. Not used with an address."""
     pool: PoolConfig
     training: TrainingConfig
+    trials: TrialsConfig
     indexing: IndexingConfig
     search: SearchConfig
 
@@ -56,6 +58,11 @@ class Cluster:
     config: ScaleConfig
     root: Folder
     root_is_shared: bool
+    """Whether local folders are the same on every node."""
+    inputs: Sequence[Folder] = ()
+    """What workers read, besides the root."""
+    sharing: str = "root_is_shared=true"
+    """How a user says that they are shared."""
     _is_joined: bool = field(default=False, init=False)
     _may_grow: bool = field(default=False, init=False)
 
@@ -72,7 +79,7 @@ class Cluster:
         """Join the cluster, unless that is done.
 
         Raises:
-            ConfigError: The root is a local folder, but the cluster has several nodes and may not share it.
+            ConfigError: The root or an input is local, but the cluster has several nodes that may not share it.
         """
         import ray
 
@@ -100,21 +107,22 @@ class Cluster:
         training = self.config.training
         self.check_room(
             "scale.training.{}s_per_worker",
-            cpus=training.cpus_per_worker * training.workers,
-            gpus=training.gpus_per_worker * training.workers,
+            cpus=training.cpus_per_worker * training.worker_counts[0],
+            gpus=training.gpus_per_worker * training.worker_counts[0],
         )
 
     def _check_reach(self, nodes: Sequence[Mapping[str, Any]], own_id: str) -> None:
-        """Check that all nodes that may work share the root."""
-        if not self.root.is_local or self.root_is_shared:
+        """Check that all nodes that may work share the root and the inputs."""
+        local = [folder for folder in (self.root, *self.inputs) if folder.is_local]
+        if not local or self.root_is_shared:
             return
         alive = [node for node in nodes if node["Alive"]]
         own = next(node for node in alive if node["NodeID"] == own_id)
         # A head without CPUs works through nodes that may not have joined yet.
         if len(alive) > 1 or not own["Resources"].get("CPU"):
             raise ConfigError(
-                f"root={self.root} is a local folder, but work runs on other nodes, each of which would write to its "
-                "own; use an s3://… root, or say root_is_shared=true if it is a network folder on all of them"
+                f"{local[0]} is a local path, but work runs on other nodes, each of which would use its own; give an "
+                f"s3://… URL, or say {self.sharing} if it is on a network folder of all of them"
             )
 
     def check_room(self, setting: str, *, cpus: float, gpus: float) -> None:

@@ -4,7 +4,7 @@ Each model is defined beside what it configures. Defaults live in `conf/`, once;
 bounds, so a key that neither a file nor the command line sets is reported as missing.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -30,13 +30,13 @@ def validate(model: type[C], values: Mapping[str, Any]) -> C:
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        raise ConfigError(_describe(error)) from None
+        raise ConfigError(_describe(error, values)) from None
 
 
-def _describe(error: ValidationError) -> str:
+def _describe(error: ValidationError, values: Mapping[str, Any]) -> str:
     lines = []
     for problem in error.errors(include_url=False):
-        path = ".".join(str(part) for part in problem["loc"]) or "(whole configuration)"
+        path = ".".join(_find_path(problem["loc"], values)) or "(whole configuration)"
         if problem["type"] == "extra_forbidden":
             message = "unknown key; remove it or correct its spelling"
         elif problem["type"] == "missing":
@@ -50,3 +50,14 @@ def _describe(error: ValidationError) -> str:
         lines.append(f"  {path}: {message}")
     noun = "mistake" if len(lines) == 1 else "mistakes"
     return f"the configuration has {len(lines)} {noun}:\n" + "\n".join(lines)
+
+
+def _find_path(location: Sequence[str | int], values: Any) -> list[str]:
+    """Return where a mistake is in the values; pydantic also names the kind that it chose where there are several."""
+    path = []
+    for place, part in enumerate(location):
+        is_kind = isinstance(values, Mapping) and part not in values and place < len(location) - 1
+        if not is_kind:
+            path.append(str(part))
+            values = values[part] if isinstance(values, Mapping) and part in values else None
+    return path

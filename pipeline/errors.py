@@ -26,6 +26,10 @@ class LeakageError(RaystillError, ValueError):
     """Too many training rows repeat a benchmark's test items."""
 
 
+class NotMeasuredError(RaystillError, ValueError):
+    """A measure can't be taken with what is given or installed; the message says why, and stands in the result."""
+
+
 class TeacherError(RaystillError, RuntimeError):
     """A teacher could not answer requests at all."""
 
@@ -36,6 +40,10 @@ class TeacherDiedError(TeacherError):
 
 class TrainingError(RaystillError, RuntimeError):
     """A student could not be trained."""
+
+
+class ExportError(RaystillError, RuntimeError):
+    """A student in another form can't run, or does not say what the student says."""
 
 
 class WorkerError(RaystillError, RuntimeError):

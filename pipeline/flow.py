@@ -1,4 +1,4 @@
-"""The flow, stated once: sources, prompt, teach, parse, filter, dataset, train, evaluate, compare.
+"""The flow, stated once: sources, prompt, teach, parse, filter, dataset, train, evaluate, compare or export.
 
 Every job is this function up to one of its stages. Each stage finds what came before it by fingerprint, so whichever
 job runs first does the work and the others keep it.
@@ -13,17 +13,24 @@ from pipeline.experiment import ExperimentConfig
 from pipeline.identity import digest
 from pipeline.stages.baselines import evaluate_baselines
 from pipeline.stages.compare import compare
+from pipeline.stages.curves import CurvesExperimentConfig, trace_curves
 from pipeline.stages.evaluate import evaluate_student
+from pipeline.stages.export import check_exports, export_students
 from pipeline.stages.generate import build_datasets
 from pipeline.stages.inputs import Inputs, read_inputs
 from pipeline.stages.judge import evaluate_judges
+from pipeline.stages.negatives import add_negatives
+from pipeline.stages.quality import measure_quality
+from pipeline.stages.rank import evaluate_rankings, measure_differences
 from pipeline.stages.train import train
+from pipeline.stages.tune import SearchExperimentConfig, check_search, search
 from pipeline.steps import Step, Steps
 from pipeline.storage import Folder
 from pipeline.tracking import Tracker
 
 LOG = logging.getLogger(__name__)
-Stage = Literal["generate", "train", "evaluate", "compare"]
+Stage = Literal["generate", "train", "evaluate", "export", "compare"]
+"""The last two both follow `evaluate`, and neither needs the other."""
 
 
 @dataclass(frozen=True)
@@ -37,11 +44,15 @@ class Finished:
 
 
 def run(experiment: ExperimentConfig, until: Stage = "compare") -> Finished:
-    """Run an experiment up to a stage and return the steps it is made of.
+    """Run an experiment up to a stage, or to its curves or its search, and return the steps it is made of.
 
     Raises:
         RaystillError: The configuration, an input or the storage is wrong, or a teacher or a training failed.
     """
+    if isinstance(experiment, SearchExperimentConfig):
+        check_search(experiment)
+    if until == "export":
+        check_exports(experiment)
     inputs = read_inputs(experiment)
     root = Folder.at(experiment.root)
     tracker = Tracker.open(
@@ -70,25 +81,47 @@ def run(experiment: ExperimentConfig, until: Stage = "compare") -> Finished:
 
 
 def _run_stages(experiment: ExperimentConfig, until: Stage, inputs: Inputs, steps: Steps, cluster: Cluster) -> None:
+    if isinstance(experiment, CurvesExperimentConfig):
+        trace_curves(experiment, inputs, steps, cluster)
+        return
+    if isinstance(experiment, SearchExperimentConfig):
+        search(experiment, inputs, steps, cluster)
+        return
     datasets = build_datasets(experiment, inputs, steps, cluster)
     if until == "generate":
         return
     # Before hours of training, so that a key that is refused shows soon.
     judged = [] if until == "train" else evaluate_judges(experiment, inputs, steps, cluster)
     students = {
-        (arm, student): train(arm, student, datasets[arm], experiment, inputs, steps, cluster)
+        (arm, student): train(
+            arm,
+            student,
+            add_negatives(arm, student, datasets[arm], experiment, inputs, steps, cluster),
+            experiment,
+            inputs,
+            steps,
+            cluster,
+        )
         for arm, student in experiment.pairs()
     }
     if until == "train":
         return
-    evaluations = judged + evaluate_baselines(datasets, experiment, inputs, steps, cluster)
-    evaluations += [
-        evaluate_student(arm, student, trained, datasets[arm], experiment, inputs, steps, cluster)
-        for (arm, student), trained in students.items()
-    ]
+    measure_quality(datasets, students, experiment, inputs, steps, cluster)
+    if inputs.communities.rankings:
+        evaluations = evaluate_rankings(datasets, students, experiment, inputs, steps, cluster)
+    else:
+        evaluations = judged + evaluate_baselines(datasets, experiment, inputs, steps, cluster)
+        evaluations += [
+            evaluate_student(arm, student, trained, datasets[arm], experiment, inputs, steps, cluster)
+            for (arm, student), trained in students.items()
+        ]
     if until == "evaluate":
         return
-    compare(datasets, list(students.values()), evaluations, experiment, inputs.task.labels, steps)
+    if until == "export":
+        export_students(students, datasets, evaluations, experiment, inputs, steps, cluster)
+        return
+    differences = measure_differences(evaluations, experiment, inputs, steps) if inputs.communities.rankings else None
+    compare(datasets, list(students.values()), evaluations, differences, experiment, inputs.task, steps)
 
 
 def describe(step: Step) -> str:

@@ -9,11 +9,11 @@ from pipeline.config import Config
 from pipeline.experiment import DataRootConfig
 from pipeline.flow import Finished, describe
 from pipeline.identity import digest
-from pipeline.sources.corpus_kinds import AnyCorpusConfig, FilesConfig
+from pipeline.sources.corpus_kinds import AnyCorpusConfig
 from pipeline.stages.corpus import Corpus, build_corpus
 from pipeline.stages.index import AnyRetrieverConfig, HybridConfig, build_index, get_bm25
-from pipeline.stages.index_words import TuningConfig, tune_words
-from pipeline.stages.inputs import check_places
+from pipeline.stages.index_words import TuningConfig, read_tuning, tune_words
+from pipeline.stages.inputs import check_places, list_places
 from pipeline.steps import Step, Steps
 from pipeline.tracking import Tracker, TrackingConfig
 
@@ -52,11 +52,7 @@ def index(config: IndexRunConfig) -> Finished:
         RaystillError: The configuration, an input or the storage is wrong.
     """
     places = {"root": config.root, "data.root": config.data.root}
-    if isinstance(config.corpus, FilesConfig):
-        places["corpus.root"] = config.corpus.root
-        if not (config.corpus.root or config.data.root):
-            places |= {f"corpus.paths.{number}": path for number, path in enumerate(config.corpus.paths)}
-    root = check_places(places, config.tracking)
+    root = check_places(places | list_places(config.corpus, "corpus", config.data.root), config.tracking)
     tracker = Tracker.open(
         config.tracking,
         root,
@@ -98,5 +94,5 @@ def _tune(
     """Return a retriever with the k1 and b that validation queries choose."""
     bm25 = get_bm25(retriever)
     assert bm25 is not None
-    tuned = tune_words(bm25, tuning, data_root, corpus, steps, cluster)
+    tuned = tune_words(bm25, tuning, *read_tuning(tuning, data_root), corpus, steps, cluster)
     return retriever.model_copy(update={"bm25": tuned}) if isinstance(retriever, HybridConfig) else tuned

@@ -7,7 +7,7 @@ data set's schema into nulls, and a column without values changes its type betwe
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import pyarrow as pa
 from pydantic import TypeAdapter
@@ -51,6 +51,8 @@ class Seed:
     group: str
     """Rows of one group never stand on both sides of a fold."""
     label: str = ""
+    extras: dict[str, str] = field(default_factory=dict)
+    """What else a prompt may say of it, such as a question's title and its asker's interests."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +101,8 @@ class Request:
     row_seed: int
     choices: tuple[str, ...] = ()
     """The only replies that are wanted, with their log-probabilities where the engine gives them. Empty: any reply."""
+    stop: tuple[str, ...] = ()
+    """A reply ends before the first of these."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +164,31 @@ class GoldItem:
 
 
 @dataclass(frozen=True, slots=True)
+class Query:
+    """One question of a ranking benchmark, and what answers it."""
+
+    query_id: str
+    text: str
+    community: str
+    """What results are also broken down by."""
+    split: Literal["validation", "test"]
+    relevant: dict[str, float]
+    """The grade of each candidate that answers it, above 0, by the candidate's id."""
+    interests: tuple[str, ...]
+    """Tags of the asker's questions up to and including this one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One answer that a ranking benchmark's queries are to find or to leave."""
+
+    document_id: str
+    text: str
+    expertise: tuple[str, ...]
+    """Tags of the questions that its author had answered before the question that this one answers was asked."""
+
+
+@dataclass(frozen=True, slots=True)
 class Prediction:
     """What one student or baseline said of one benchmark item.
 
@@ -176,16 +205,43 @@ class Prediction:
     seed: int
 
 
-_STRING, _FLOAT, _INT = pa.string(), pa.float64(), pa.int64()
-_SEED = pa.struct([("seed_id", _STRING), ("text", _STRING), ("group", _STRING), ("label", _STRING)])
+@dataclass(frozen=True, slots=True)
+class EpochPrediction:
+    """What a classifier in training said of one of its own rows after an epoch, which counts from 1."""
+
+    row_id: str
+    epoch: int
+    probability: float
+    """Of the row's own label."""
+    is_correct: bool
+    """Whether that label was the likeliest."""
+
+
+@dataclass(frozen=True, slots=True)
+class RowDynamics:
+    """How a classifier learned one of its rows, over all epochs (Swayamdipta et al., 2020, arXiv 2009.10795)."""
+
+    row_id: str
+    label: str
+    confidence: float
+    """Mean probability of the row's label."""
+    variability: float
+    """Population standard deviation of that probability."""
+    correctness: float
+    """Share of the epochs after which the label was predicted."""
+
+
+_STRING, _FLOAT, _INT, _BOOL = pa.string(), pa.float64(), pa.int64(), pa.bool_()
+_EXTRAS = pa.map_(_STRING, _STRING)
+_SEED = pa.struct(
+    [("seed_id", _STRING), ("text", _STRING), ("group", _STRING), ("label", _STRING), ("extras", _EXTRAS)]
+)
 _PASSAGE = pa.struct([("passage_id", _STRING), ("text", _STRING), ("score", _FLOAT), ("rank", _INT)])
 _MESSAGE = pa.struct([("role", _STRING), ("content", _STRING)])
 
 SCHEMAS: dict[type, pa.Schema] = {
     Seed: pa.schema(list(_SEED)),
-    Document: pa.schema(
-        [("document_id", _STRING), ("text", _STRING), ("source", _STRING), ("extras", pa.map_(_STRING, _STRING))]
-    ),
+    Document: pa.schema([("document_id", _STRING), ("text", _STRING), ("source", _STRING), ("extras", _EXTRAS)]),
     Request: pa.schema(
         [
             ("request_id", _STRING),
@@ -198,6 +254,7 @@ SCHEMAS: dict[type, pa.Schema] = {
             ("top_p", _FLOAT),
             ("row_seed", _INT),
             ("choices", pa.list_(_STRING)),
+            ("stop", pa.list_(_STRING)),
         ]
     ),
     Completion: pa.schema(
@@ -223,12 +280,23 @@ SCHEMAS: dict[type, pa.Schema] = {
             ("group", _STRING),
             ("text", _STRING),
             ("label", _STRING),
-            ("extras", pa.map_(_STRING, _STRING)),
+            ("extras", _EXTRAS),
         ]
     ),
     Reject: pa.schema(
         [(name, _STRING) for name in ("row_id", "request_id", "group", "stage", "reason", "text", "label", "detail")]
     ),
+    Query: pa.schema(
+        [
+            ("query_id", _STRING),
+            ("text", _STRING),
+            ("community", _STRING),
+            ("split", _STRING),
+            ("relevant", pa.map_(_STRING, _FLOAT)),
+            ("interests", pa.list_(_STRING)),
+        ]
+    ),
+    Candidate: pa.schema([("document_id", _STRING), ("text", _STRING), ("expertise", pa.list_(_STRING))]),
     Prediction: pa.schema(
         [
             ("benchmark", _STRING),
@@ -239,6 +307,16 @@ SCHEMAS: dict[type, pa.Schema] = {
             ("predicted", _STRING),
             ("score", _FLOAT),
             ("seed", _INT),
+        ]
+    ),
+    EpochPrediction: pa.schema([("row_id", _STRING), ("epoch", _INT), ("probability", _FLOAT), ("is_correct", _BOOL)]),
+    RowDynamics: pa.schema(
+        [
+            ("row_id", _STRING),
+            ("label", _STRING),
+            ("confidence", _FLOAT),
+            ("variability", _FLOAT),
+            ("correctness", _FLOAT),
         ]
     ),
 }

@@ -139,6 +139,29 @@ class Folder:
         with self._replacing(name) as (filesystem, path):
             pq.write_table(table, path, filesystem=filesystem, compression="zstd", write_page_checksum=True)
 
+    @contextmanager
+    def writing_table(self, name: str, schema: pa.Schema) -> Iterator[pq.ParquetWriter]:
+        """Give a writer of one Parquet file, which is there, whole, once the body has ended without an error.
+
+        Raises:
+            StorageError: The folder can't be written.
+        """
+        if not self.is_local:
+            # Closing an upload, which an error does too, would put what was written so far.
+            with tempfile.TemporaryDirectory() as scratch:
+                with Folder(scratch).writing_table("table", schema) as writer:
+                    yield writer
+                with self._replacing(name) as (filesystem, path):
+                    pafs.copy_files(f"{scratch}/table", path, destination_filesystem=filesystem)
+            return
+        with (
+            self._replacing(name) as (filesystem, path),
+            pq.ParquetWriter(
+                path, schema, filesystem=filesystem, compression="zstd", write_page_checksum=True
+            ) as writer,
+        ):
+            yield writer
+
     def write_mappable(self, name: str, table: pa.Table) -> None:
         """Write a table as one Arrow IPC file, which a reader can map into memory."""
         with (
@@ -164,6 +187,11 @@ class Folder:
                 return False
             raise StorageError(f"cannot move {self.url}/{name} to {target}: {error}; give it write access") from error
         return True
+
+    def modified_at(self, name: str) -> float:
+        """Return when a file was last changed, in Unix seconds, by the clock of whoever stores it."""
+        filesystem, path = self._resolve(name)
+        return float(filesystem.get_file_info(path).mtime_ns or 0) / 1e9
 
     def delete(self, name: str) -> None:
         """Delete a file if it is there."""

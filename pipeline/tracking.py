@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 LOG = logging.getLogger(__name__)
 
-ARTIFACTS = (MANIFEST, "card.json", "comparison.json", "cost.json", "report.html")
+ARTIFACTS = (MANIFEST, "card.json", "comparison.json", "cost.json", "export.json", "report.html", "README.md")
 """Files of a step worth a look in MLflow, besides its plots. Rows and weights stay where they are."""
 PLOTS = (".png", ".svg")
 MAX_ARTIFACT_BYTES = 5_000_000

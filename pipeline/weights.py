@@ -1,6 +1,7 @@
 """Where weights come from, and what identifies them: a hub id at a commit, a folder, or a Python package."""
 
 import hashlib
+import json
 import re
 from dataclasses import dataclass
 from importlib.resources import files
@@ -67,6 +68,23 @@ def pin_model(model: str, revision: str | None, marker: str = "config.json") -> 
         raise ConfigError(f"the model {model} is no folder on this machine")
     commit = _find_commit(model, revision, marker)
     return PinnedModel(model, commit, commit)
+
+
+def count_positions(model: PinnedModel) -> int | None:
+    """Return how many tokens a model takes at most, by its `config.json`.
+
+    None: it doesn't say, or a hub has it and this machine not yet; whoever loads it will see.
+    """
+    from huggingface_hub import try_to_load_from_cache
+
+    if model.revision is None:
+        path = Path(locate_model(model.location)) / "config.json"
+    elif isinstance(cached := try_to_load_from_cache(model.location, "config.json", revision=model.revision), str):
+        path = Path(cached)
+    else:
+        return None
+    n_positions: int | None = json.loads(path.read_text()).get("max_position_embeddings")
+    return n_positions
 
 
 def _find_commit(model: str, revision: str | None, marker: str) -> str:

@@ -20,7 +20,7 @@ SENTENCES = (
 
 
 def build_tiny(kind: str, folder: Path | str, seed: int = 0) -> Path:
-    """Save an encoder with random weights and its tokenizer.
+    """Save an encoder of two narrow layers with random weights and its tokenizer.
 
     Args:
         kind: `distilbert` or `roberta`.
@@ -30,6 +30,15 @@ def build_tiny(kind: str, folder: Path | str, seed: int = 0) -> Path:
     Returns:
         The folder.
     """
+    return _build(kind, folder, seed, is_tiny=True)
+
+
+def build_base(kind: str, folder: Path | str, seed: int = 0) -> Path:
+    """Save one of the published size, still with random weights and the tiny one's tokenizer."""
+    return _build(kind, folder, seed, is_tiny=False)
+
+
+def _build(kind: str, folder: Path | str, seed: int, is_tiny: bool) -> Path:
     import torch
     from tokenizers.pre_tokenizers import ByteLevel
     from transformers import (
@@ -56,9 +65,11 @@ def build_tiny(kind: str, folder: Path | str, seed: int = 0) -> Path:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if kind == "distilbert":
-            model = DistilBertModel(DistilBertConfig(dim=32, hidden_dim=64, n_layers=2, n_heads=2, **shared))
+            sizes = {"dim": 32, "hidden_dim": 64, "n_layers": 2, "n_heads": 2} if is_tiny else {}
+            model = DistilBertModel(DistilBertConfig(**sizes, **shared))
         else:
-            sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+            narrow = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+            sizes = narrow if is_tiny else {}
             ends = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
             model = RobertaModel(RobertaConfig(type_vocab_size=1, **sizes, **ends, **shared))
     model.save_pretrained(folder)

@@ -11,9 +11,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import Field
 
 from pipeline.config import Config
-from pipeline.errors import ConfigError
+from pipeline.encoder import EncoderConfig
 from pipeline.evaluation.decisions import other_label, to_predictions
 from pipeline.evaluation.measures import Floats
 from pipeline.identity import derive_seed
@@ -21,28 +22,35 @@ from pipeline.records import Example, GoldItem, Prediction
 
 
 class PrototypeConfig(Config):
-    """The untrained encoder of the `prototype` baseline and what it compares with."""
+    """The untrained encoder of the `prototype` baseline."""
 
-    model: str
-    """A Hugging Face encoder's name or folder."""
-    sentences: dict[str, str]
-    """Per class, one sentence that describes its texts."""
+    encoder: EncoderConfig
+
+
+class FrozenBaselineConfig(Config):
+    """The encoder of the `frozen` baselines, and the logistic regression on its vectors of an arm's rows."""
+
+    encoder: EncoderConfig
+    inverse_regularisation: float = Field(gt=0)
+    """`C` of the logistic regression: smaller is smoother."""
+    class_weights: bool
+    """Weigh each class by the inverse of its share."""
 
 
 def predict_majority(
-    items: Sequence[GoldItem], labels: Sequence[str], positive: str, *, benchmark: str, setting: str
+    items: Sequence[GoldItem], labels: Sequence[str], positive: str | None, *, benchmark: str, setting: str
 ) -> list[Prediction]:
     """Return the items' most frequent class for all of them (the first such of `labels`), with a constant score."""
     counts = Counter(item.label for item in items)
     majority = max(labels, key=lambda label: counts[label])
-    constant = float(majority == positive)
+    constant = float(majority == positive)  # no class ranks items where there is no positive one
     return to_predictions(items, [majority] * len(items), [constant] * len(items), benchmark=benchmark, setting=setting)
 
 
 def predict_prior(
     items: Sequence[GoldItem],
     labels: Sequence[str],
-    positive: str,
+    positive: str | None,
     seeds: Iterable[int],
     *,
     benchmark: str,
@@ -52,10 +60,10 @@ def predict_prior(
 
     One uniform number per item is both: as the score it ranks at random (AUROC .5 in expectation), and its place on
     the unit line, cut by the class shares with the positive class on top, is the decision. So for two classes the
-    decision is a threshold on the score, as it is for a student.
+    decision is a threshold on the score, as it is for a student. Without a positive class the order is the labels'.
     """
     counts = Counter(item.label for item in items)
-    ascending = [*(label for label in labels if label != positive), positive]
+    ascending = sorted(labels, key=lambda label: label == positive)
     cuts = np.cumsum([counts[label] for label in ascending])[:-1] / len(items)
     predictions = []
     for seed in seeds:
@@ -94,7 +102,7 @@ def predict_tfidf(
     items: Sequence[GoldItem],
     rows: Sequence[Example],
     labels: Sequence[str],
-    positive: str,
+    positive: str | None,
     *,
     benchmark: str,
     setting: str,
@@ -102,8 +110,8 @@ def predict_tfidf(
     """Return a logistic regression on TF-IDF of words and word pairs, trained on an arm's rows.
 
     Everything but the word pairs is scikit-learn's default (lower case, L2 with C = 1, no class weights, no
-    stop-words). Its solver draws nothing, so there is no seed. The score is the probability of the positive class;
-    the decision is the most probable class, which for two classes is the threshold .5.
+    stop-words). Its solver draws nothing, so there is no seed. The score is the probability of the positive class, or
+    of the decision where there is none; the decision is the most probable class, which for two is the threshold .5.
 
     Raises:
         ValueError: The rows lack the positive class or all others, or have a class that is not of the task.
@@ -113,16 +121,16 @@ def predict_tfidf(
     from sklearn.pipeline import make_pipeline
 
     counts = Counter(row.label for row in rows)
-    if len(counts) < 2 or positive not in counts or not counts.keys() <= set(labels):
-        raise ValueError(
-            f"{benchmark}: TF-IDF needs rows of {positive!r} and another class of {tuple(labels)}, got {dict(counts)}"
-        )
+    if len(counts) < 2 or not counts.keys() <= set(labels) or (positive is not None and positive not in counts):
+        wanted = "two classes" if positive is None else f"{positive!r} and another class"
+        raise ValueError(f"{benchmark}: TF-IDF needs rows of {wanted} of {tuple(labels)}, got {dict(counts)}")
     model = make_pipeline(TfidfVectorizer(ngram_range=(1, 2)), LogisticRegression())
     model.fit([row.text for row in rows], [row.label for row in rows])
     probabilities = model.predict_proba([item.text for item in items])
     decisions = [str(model.classes_[column]) for column in probabilities.argmax(axis=1)]
-    column = list(model.classes_).index(positive)
-    return to_predictions(items, decisions, probabilities[:, column], benchmark=benchmark, setting=setting)
+    own = None if positive is None else list(model.classes_).index(positive)
+    scores = probabilities.max(axis=1) if own is None else probabilities[:, own]
+    return to_predictions(items, decisions, scores, benchmark=benchmark, setting=setting)
 
 
 def predict_prototype(
@@ -130,32 +138,31 @@ def predict_prototype(
     encode: Callable[[Sequence[str]], npt.NDArray[np.floating]],
     sentences: Mapping[str, str],
     labels: Sequence[str],
-    positive: str,
+    positive: str | None,
     *,
     benchmark: str,
     setting: str,
 ) -> list[Prediction]:
     """Return for each item the class whose prototype sentence an untrained encoder finds most similar.
 
-    The score is the cosine to the positive class's sentence minus the highest cosine to another class's.
+    The score is the cosine to the positive class's sentence minus the highest cosine to another class's; without a
+    positive class, the cosine to the sentence of the decision.
 
     Args:
         items: What to judge.
-        encode: Gives first-token embeddings, (n_texts, n_dimensions), so that this module needs no torch.
-        sentences: One per class.
+        encode: Gives vectors of any length, (n_texts, n_dimensions), so that this module needs no torch.
+        sentences: One for each class.
         labels: The task's classes.
-        positive: The class that the score is for.
+        positive: The class that the score is for; None without one.
         benchmark: Name of the items.
         setting: What the predictions are filed under.
-
-    Raises:
-        ConfigError: Not every class has a sentence, or another name has one.
     """
-    if set(sentences) != set(labels):
-        raise ConfigError(f"prototype.sentences: one sentence for each of {sorted(labels)}, got {sorted(sentences)}")
     cosines = _normalise(encode([item.text for item in items])) @ _normalise(encode([sentences[n] for n in labels])).T
-    own = labels.index(positive)
-    scores = cosines[:, own] - np.delete(cosines, own, axis=1).max(axis=1)
+    if positive is None:
+        scores = cosines.max(axis=1)
+    else:
+        own = labels.index(positive)
+        scores = cosines[:, own] - np.delete(cosines, own, axis=1).max(axis=1)
     decisions = [labels[column] for column in cosines.argmax(axis=1)]
     return to_predictions(items, decisions, scores, benchmark=benchmark, setting=setting)
 

@@ -5,7 +5,7 @@ covers two sources of chance at once, which items the benchmark holds and which 
 an interval over items alone calls three seeds that disagree as sure as one.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,6 +30,8 @@ class Estimate:
     low: float
     high: float
     n: int
+    seed_sd: float | None = None
+    """Standard deviation over seeds (n - 1); None with one seed."""
 
 
 def estimate(
@@ -70,6 +72,34 @@ def estimate(
         runs = [compute_measures(truth, predicted[s], scores[s], weights, labels, positive) for s in range(n_seeds)]
         return {name: np.stack([run[name] for run in runs]) for name in runs[0]}
 
+    return _replicate(measure, n_items, n_seeds, n_replicates, seed)
+
+
+def estimate_means(values: Mapping[str, Floats], n_replicates: int, seed: int) -> list[Estimate]:
+    """Return the means of values that each item has by itself, such as a query's nDCG; intervals are as in `estimate`.
+
+    Args:
+        values: By measure, shape (seeds, items).
+        n_replicates: Number of bootstrap replicates.
+        seed: Of the draws.
+
+    Raises:
+        ValueError: There are no items.
+    """
+    n_seeds, n_items = next(iter(values.values())).shape
+    if not n_items:
+        raise ValueError(f"no items to take the mean of {', '.join(values)} over")
+
+    def measure(weights: Floats) -> dict[str, Floats]:
+        return {name: of_items @ weights.T / n_items for name, of_items in values.items()}
+
+    return _replicate(measure, n_items, n_seeds, n_replicates, seed)
+
+
+def _replicate(
+    measure: Callable[[Floats], dict[str, Floats]], n_items: int, n_seeds: int, n_replicates: int, seed: int
+) -> list[Estimate]:
+    """Return estimates of measures, each given item weights (replicates, items) as (seeds, replicates)."""
     values = measure(np.ones((1, n_items)))
     item_stream, seed_stream = np.random.default_rng(seed).spawn(2)
     replicates: dict[str, list[Floats]] = {name: [] for name in values}
@@ -82,7 +112,8 @@ def estimate(
     estimates = []
     for name, value in values.items():
         low, high = np.nanpercentile(np.concatenate(replicates[name]), _PERCENTILES)
-        estimates.append(Estimate(name, float(value.mean()), float(low), float(high), n_items))
+        seed_sd = float(value.std(ddof=1)) if n_seeds > 1 else None
+        estimates.append(Estimate(name, float(value.mean()), float(low), float(high), n_items, seed_sd))
     return estimates
 
 

@@ -34,6 +34,8 @@ class Entry:
     high: float
     n: int
     """Test items."""
+    seed_sd: float | None = None
+    """Standard deviation of the measure over seeds; None with one."""
 
 
 def to_entries(

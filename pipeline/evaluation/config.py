@@ -3,7 +3,7 @@
 from pydantic import Field
 
 from pipeline.config import Config
-from pipeline.evaluation.baselines import PrototypeConfig
+from pipeline.evaluation.baselines import FrozenBaselineConfig, PrototypeConfig
 from pipeline.evaluation.cost import CostConfig
 
 
@@ -18,3 +18,5 @@ class EvaluationConfig(Config):
     """How many seeds, from 0 on, the `prior` baseline draws with."""
     cost: CostConfig
     prototype: PrototypeConfig
+    frozen: FrozenBaselineConfig | None
+    """Null leaves these baselines out."""

@@ -4,8 +4,9 @@ Written out rather than taken from ranx 0.3.21, which gives the same scores but 
 they come, and on a new machine compiles itself for 33 s before its first result.
 """
 
+import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Literal
 
 from pydantic import Field, field_validator
@@ -72,6 +73,52 @@ def fuse(found: Mapping[str, Scores], config: FusionConfig) -> dict[str, float]:
             shares.setdefault(document, []).append(config.weights[name] * value)
     # fsum, so that the order in which the runs are given changes no digit, and with it no tie.
     return _order({document: math.fsum(values) for document, values in shares.items()})
+
+
+def choose_weights(runs: Mapping[str, Run], step: float, measure: Callable[[Run], float]) -> dict[str, float]:
+    """Return the weights of a min-max fusion under which a measure is best, for validation queries alone.
+
+    All weights are tried that are multiples of a step and sum to 1. Of equally good ones those are best that give the
+    first run more, then the second: name the simplest run first.
+
+    Args:
+        runs: By name.
+        step: 1 divided by a whole number.
+        measure: From a fused run to what is to be large.
+
+    Raises:
+        ValueError: The steps don't fill 1.
+    """
+    n_steps = round(1 / step)
+    if not math.isclose(n_steps * step, 1):
+        raise ValueError(f"weights in steps of {step:g} can't sum to 1; use 1 divided by a whole number, as 0.1")
+    scaled = scale_runs(runs)
+    parts = [parts for parts in itertools.product(range(n_steps, -1, -1), repeat=len(runs)) if sum(parts) == n_steps]
+    weights = [dict(zip(runs, (part / n_steps for part in one), strict=True)) for one in parts]
+    return max(weights, key=lambda one: measure(add_runs(scaled, one)))  # the first of equal ones
+
+
+def fuse_weighted(runs: Mapping[str, Run], weights: Mapping[str, float]) -> dict[str, dict[str, float]]:
+    """Return the weighted sum of runs, each query's scores scaled to 0..1 within each run before."""
+    return add_runs(scale_runs(runs), weights)
+
+
+def scale_runs(runs: Mapping[str, Run]) -> dict[str, dict[str, dict[str, float]]]:
+    """Return runs with each query's scores scaled to 0..1; where all are the same, to 0."""
+    return {name: {query: _scale(scores) for query, scores in run.items()} for name, run in runs.items()}
+
+
+def add_runs(scaled: Mapping[str, Run], weights: Mapping[str, float]) -> dict[str, dict[str, float]]:
+    """Return the weighted sum of runs; a document gets nothing from one that lacks it."""
+    fused: dict[str, dict[str, float]] = {}
+    for query in dict.fromkeys(query for run in scaled.values() for query in run):
+        found = [(weights[name], run.get(query, {})) for name, run in scaled.items()]
+        documents = dict.fromkeys(document for _, scores in found for document in scores)
+        fused[query] = {
+            document: math.fsum(weight * scores.get(document, 0.0) for weight, scores in found)
+            for document in documents
+        }
+    return fused
 
 
 def _order(scores: Scores) -> dict[str, float]:

@@ -19,6 +19,8 @@ def make_request(
     schema: Mapping[str, Any] | None,
     *,
     choices: Sequence[str] = (),
+    max_new_tokens: int | None = None,
+    stop: Sequence[str] = (),
     temperature: float,
     top_p: float,
     teacher: Mapping[str, str],
@@ -30,15 +32,18 @@ def make_request(
         seed: What the request starts from.
         passages: The documents that the prompt quotes.
         messages: The rendered chat.
-        schema: JSON schema of the reply, bounded everywhere; None where it is one of `choices`.
+        schema: JSON schema of the reply, bounded everywhere; None where it is one of `choices`, or free text.
         choices: The only replies that are wanted.
+        max_new_tokens: Of free text; what a schema or choices take is known.
+        stop: Free text ends before the first of these.
         temperature: Sampling temperature; 0 is greedy.
         top_p: Nucleus of the sampling distribution.
         teacher: What tells one teacher from another, its revision included.
         run_seed: The experiment's seed; the row's own is derived from it and the seed's id.
     """
     row_seed = derive_seed(run_seed, seed.seed_id)
-    max_new_tokens = CHOICE_TOKENS if schema is None else compute_max_new_tokens(schema)
+    if max_new_tokens is None:
+        max_new_tokens = CHOICE_TOKENS if schema is None else compute_max_new_tokens(schema)
     # As text, in its own order: a constrained decoder writes properties in the order in which the schema has them.
     response_schema = "" if schema is None else json.dumps(schema)
     identity: dict[str, Any] = {
@@ -52,6 +57,8 @@ def make_request(
     }
     if choices:
         identity["choices"] = list(choices)
+    if stop:
+        identity["stop"] = list(stop)
     return Request(
         request_id=digest(identity),
         seed=seed,
@@ -63,4 +70,5 @@ def make_request(
         top_p=float(top_p),
         row_seed=row_seed,
         choices=tuple(choices),
+        stop=tuple(stop),
     )

@@ -6,7 +6,7 @@ A name that a template uses and nobody gave is an error: an empty hole in a prom
 from collections.abc import Iterable
 from functools import cache
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from pipeline.identity import digest
 
@@ -29,6 +29,20 @@ def render(template: str, **values: object) -> str:
         jinja2.UndefinedError: The template uses a name that was not given.
     """
     return _environment().get_template(template).render(**values).strip()
+
+
+def render_source(source: str, **values: object) -> str:
+    """Return a rendered template whose source is given, as in a configuration.
+
+    Raises:
+        jinja2.TemplateError: The source is no template, or uses a name that was not given.
+    """
+    return _compile(source).render(**values).strip()
+
+
+@cache
+def _compile(source: str) -> Template:
+    return _environment().from_string(source)
 
 
 def digest_templates(templates: Iterable[str]) -> str:

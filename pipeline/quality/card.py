@@ -21,7 +21,7 @@ def describe(
     rejects: Sequence[Reject],
     leaked: Mapping[str, Overlap],
     *,
-    positive: str,
+    positive: str | None,
     seed: int,
     n_folds: int,
 ) -> dict[str, Any]:
@@ -31,7 +31,7 @@ def describe(
         examples: The rows kept.
         rejects: All rejects on the way to them, of every stage.
         leaked: The overlap with each benchmark.
-        positive: The label whose rows may be the shorter ones.
+        positive: The label whose rows may be the shorter ones; None: no label is asked about.
         seed: Draws the folds of the cross-validation.
         n_folds: How many.
     """

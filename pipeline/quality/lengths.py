@@ -18,7 +18,7 @@ def count_words(example: Example) -> int:
     return len(example.text.split())
 
 
-def length_auroc(examples: Sequence[Example], positive: str) -> float | None:
+def length_auroc(examples: Sequence[Example], positive: str | None) -> float | None:
     """Return the AUROC of "fewer words, so positive"; None unless there are rows with and without that label.
 
     .5 means that length tells nothing, 1 that every positive row is shorter than every other.

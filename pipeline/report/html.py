@@ -20,6 +20,9 @@ BASELINES = {
     "length": "a threshold on the number of words",
     "prototype": "the untrained encoder, by similarity to one sentence per class",
     "tfidf_": "TF-IDF and logistic regression on the rows of the arm it names",
+    "frozen_": "an untrained encoder's vectors and logistic regression on the rows of the arm it names",
+    "bm25": "BM25 by itself",
+    "bm25_tag": "BM25 with the interests of asker and author",
 }
 """What a baseline does, by the start of its name."""
 SETTINGS = {
@@ -31,6 +34,7 @@ IDS = ("row_id", "request_id")
 MAX_CHARS = 400
 """Of a text in a sample row; a raw reply may be as long as a page."""
 NOT_MEASURED = "not measured"
+_TEMPLATES = Path(__file__).parent / "templates"
 _UNITS = {"_rows_per_s": " (rows/s)", "_per_s": "/s", "_ms": " (ms)", "_mb": " (MB)", "_s": " (s)"}
 _SPELLINGS = {
     "1000": "1,000",
@@ -51,6 +55,15 @@ class Samples(TypedDict):
 
 
 @dataclass(frozen=True)
+class Rankers:
+    """What there is to say of rankers besides their scores, as rows of tables."""
+
+    differences: Sequence[Mapping[str, Any]]
+    communities: Sequence[Mapping[str, Any]]
+    weights: Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
 class ReportInput:
     """All that a report shows, as plain values."""
 
@@ -66,6 +79,8 @@ class ReportInput:
     efficiencies: Sequence[Mapping[str, Any]] = ()
     """Per arm with a teacher its arm, time_shares by cause, and whatever else its rows took; None: not measured."""
     confusions: Sequence[Confusion] = ()
+    rankers: Rankers | None = None
+    """None: the task labels texts."""
     cards: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Data cards by arm; values may be nested."""
     samples: Mapping[str, Samples] = field(default_factory=dict)
@@ -92,38 +107,36 @@ class Grid:
         ]
 
 
-def read_template() -> str:
-    """Return the source of the report's template."""
-    return (Path(__file__).parent / "templates" / "report.html.jinja").read_text()
+def read_templates() -> dict[str, str]:
+    """Return the source of every template by its name."""
+    return {path.name: path.read_text() for path in _TEMPLATES.glob("*.jinja")}
 
 
 def render_report(report: ReportInput) -> str:
     """Return the report as the text of an HTML file."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent / "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"number": _format_score, "value": format_value}
     tables = tabulate_results(report.entries, report.measures)
     shares = {row["arm"]: row["time_shares"] for row in report.efficiencies if row["time_shares"]}
-    return environment.get_template("report.html.jinja").render(
+    return render_page(
+        "report.html.jinja",
         report=report,
         summary=describe_comparison(report.experiment, tables),
         has_judges=any(table.rows_of("judge") for table in tables),
-        legend=describe_judges(tables) | describe_baselines(tables),
+        legend=describe_judges(tables) | describe_baselines(tables) | describe_notes(tables),
         settings={table.setting: SETTINGS[table.setting] for table in tables if table.setting in SETTINGS},
         mark=MARK,
         kinds=KINDS,
         benchmarks=[_draw_benchmark(table, report.confusions) for table in tables],
-        lengths=_embed(render(draw_lengths(report.lengths))) if report.lengths else None,
+        lengths=embed(render(draw_lengths(report.lengths))) if report.lengths else None,
+        rankers={
+            "differences": lay_out_rows(report.rankers.differences),
+            "communities": lay_out_rows(report.rankers.communities),
+            "weights": lay_out_rows(report.rankers.weights),
+        }
+        if report.rankers
+        else None,
         costs=lay_out_figures(report.costs),
         efficiencies=lay_out_figures([_drop(row, "time_shares") for row in report.efficiencies]),
-        time_shares=_embed(render(draw_time_shares(shares))) if shares else None,
+        time_shares=embed(render(draw_time_shares(shares))) if shares else None,
         cards=lay_out_cards(report.cards),
         samples={
             arm: {
@@ -135,6 +148,25 @@ def render_report(report: ReportInput) -> str:
         steps=lay_out_rows([{**step, "kept": "kept" if step["kept"] else "run"} for step in report.steps]),
         config=redact(report.config),
     )
+
+
+def render_page(template: str, **values: Any) -> str:
+    """Return a template's page with some values in it.
+
+    Raises:
+        jinja2.UndefinedError: The template names a value that is not there.
+    """
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(_TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"number": _format_score, "value": format_value}
+    return environment.get_template(template).render(**values)
 
 
 def describe_comparison(experiment: str, tables: Sequence[ResultTable]) -> str:
@@ -165,6 +197,11 @@ def describe_baselines(tables: Iterable[ResultTable]) -> dict[str, str]:
         for name, text in BASELINES.items()
         if any(arm == name or (name.endswith("_") and arm.startswith(name)) for arm in found)
     }
+
+
+def describe_notes(tables: Iterable[ResultTable]) -> dict[str, str]:
+    """Return what must be known of arms in the tables."""
+    return {arm: text for table in tables for arm, text in table.notes.items()}
 
 
 def lay_out_rows(rows: Sequence[Mapping[str, Any]]) -> Grid:
@@ -256,12 +293,13 @@ def _draw_benchmark(table: ResultTable, confusions: Iterable[Confusion]) -> dict
     own = [item for item in confusions if (item["benchmark"], item["setting"]) == (table.benchmark, table.setting)]
     return {
         "table": table,
-        "scores": _embed(render(draw_scores(table))),
-        "confusions": _embed(render(draw_confusions(own))) if own else None,
+        "scores": embed(render(draw_scores(table))),
+        "confusions": embed(render(draw_confusions(own))) if own else None,
     }
 
 
-def _embed(svg: bytes) -> str:
+def embed(svg: bytes) -> str:
+    """Return a picture as the address that a page has it under, inside itself."""
     return f"data:image/svg+xml;base64,{base64.b64encode(svg).decode()}"
 
 

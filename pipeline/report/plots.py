@@ -1,4 +1,4 @@
-"""The report's figures: scores with intervals, confusion matrices, lengths of training rows, teachers' time.
+"""The reports' figures: scores with intervals, curves, confusion matrices, lengths of training rows, teachers' time.
 
 Figures are built without pyplot, which keeps every figure in a global list, and the same figure always gives the
 same bytes, so that a report written again is the same file.
@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from io import BytesIO
 from math import ceil
-from typing import TYPE_CHECKING, ParamSpec, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Literal, ParamSpec, TypedDict, TypeVar
 
 from pipeline.report.table import Kind, ResultTable, Row, format_number
 
@@ -22,6 +22,16 @@ INK, FAINT = "#1d2430", "#5d6672"
 LABELS = ("#1f5a93", "#c96a1b", "#4b8b3b", "#7a4fa3")
 CAUSES = {"running": "#4b8b3b", "start": "#c3c8cf", "starved": "#e0c25a", "tail": "#e0a96d", "retry": "#b5483a"}
 """What a teacher's time goes into, what it is there for first."""
+LINES = ("#1f5a93", "#c96a1b", "#4b8b3b", "#7a4fa3", "#b5483a", "#5d6672", "#c7a11b", "#2a9d9d")
+"""Colours of a curve's arms; with more arms they begin anew, under another marker."""
+MARKERS = ("o", "s", "^", "D")
+Axis = Literal["rows", "usd", "device_s"]
+AXES: Mapping[Axis, str] = {
+    "rows": "training rows",
+    "usd": "teacher's bill (USD)",
+    "device_s": "teacher's device-seconds",
+}
+"""What a curve may run along."""
 _STYLE = {
     "svg.hashsalt": "raystill",
     "svg.fonttype": "path",
@@ -38,7 +48,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-def _styled(function: Callable[P, T]) -> Callable[P, T]:
+def styled(function: Callable[P, T]) -> Callable[P, T]:
     """Run a function under our style; matplotlib reads it both where it draws and where it saves."""
 
     @wraps(function)
@@ -64,14 +74,97 @@ class Confusion(TypedDict):
     n_seeds: int
 
 
-@_styled
-def draw_scores(result: ResultTable, measures: Sequence[str] = PLOTTED) -> "Figure":
-    """Return a bar per row with its interval, one panel per measure, and the best trivial baseline as a dashed line."""
-    shown = [measure for measure in measures if measure in result.measures] or list(result.measures[:2])
+class CurvePoint(TypedDict):
+    """A measure's mean over some fits with its interval, and what their training rows took; a baseline has no rows."""
+
+    arm: str
+    student: str | None
+    """None: a baseline."""
+    benchmark: str
+    setting: str
+    measure: str
+    rows: int | None
+    """That a fit was trained on, by the mean of the draws."""
+    value: float
+    low: float
+    high: float
+    n: int
+    """Test items."""
+    fits: int | None
+    """Pairs of a draw and a seed."""
+    usd: float | None
+    """Of the teacher, for so many rows. None: not measured."""
+    device_s: float | None
+
+
+@styled
+def draw_curves(
+    points: Sequence[CurvePoint],
+    along: Axis = "rows",
+    bars: Mapping[str, float] | None = None,
+) -> "Figure":
+    """Return one line per arm, with its interval as a band, and one panel per measure.
+
+    Args:
+        points: Of one student, benchmark and setting.
+        along: What the horizontal axis is; an arm for which that was not measured is named, and has no line.
+        bars: The value of the best trivial baseline by measure, for a dashed line.
+    """
+    from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
+
+    bars = bars or {}
+    measures = list(dict.fromkeys(point["measure"] for point in points))
+    arms = list(dict.fromkeys(point["arm"] for point in points))
+    figure = start(8.6, 3.6 + 0.2 * ceil(len(arms) / 3))
+    panels = figure.subplots(1, len(measures), squeeze=False)[0]
+    for axes, measure in zip(panels, measures, strict=True):
+        shown = [point for point in points if point["measure"] == measure and point[along] is not None]
+        for index, arm in enumerate(arms):
+            line = sorted(
+                (point[along], point["value"], point["low"], point["high"]) for point in shown if point["arm"] == arm
+            )
+            places, values, lows, highs = zip(*line, strict=True) if line else ((), (), (), ())
+            color = LINES[index % len(LINES)]
+            axes.plot(
+                places,
+                values,
+                color=color,
+                marker=MARKERS[index // len(LINES) % len(MARKERS)] if line else "",
+                markersize=4,
+                linewidth=1.6 if line else 0,
+                label=arm if line else f"{arm} (cost not measured)",
+                zorder=3,
+            )
+            axes.fill_between(places, lows, highs, color=color, alpha=0.13, linewidth=0, zorder=2)
+        if all(point[along] for point in shown):  # a teacher that costs nothing has no place on a logarithmic axis
+            axes.set_xscale("log")
+            axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.xaxis.set_minor_locator(NullLocator())
+            axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
+        if measure in bars:
+            axes.axhline(bars[measure], color=INK, linewidth=0.9, linestyle=(0, (4, 3)), zorder=4)
+        bar = f"  (dashed: {format_number(bars[measure])})" if measure in bars else ""
+        axes.set_title(f"{measure}{bar}", fontsize=9.5)
+        axes.grid(color="#e4e7eb", linewidth=0.8, zorder=0)
+        clean(axes)
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=3, frameon=False, fontsize=8.5)
+    figure.supxlabel(AXES[along], fontsize=8.5, color=FAINT)
+    return figure
+
+
+@styled
+def draw_scores(result: ResultTable) -> "Figure":
+    """Return a bar per row with its interval, and the best trivial baseline as a dashed line.
+
+    A panel each for the measure that decides and for AUROC; where nothing is ranked, for the second measure.
+    """
+    first, *others = result.measures
+    shown = [first, *(["AUROC"] if "AUROC" in others else others[:1])]
     kinds = list(dict.fromkeys(row.kind for row in result.rows))
     # The first on top, and each kind a little apart from the one before.
     rows = {-index - 0.5 * kinds.index(row.kind): row for index, row in enumerate(result.rows)}
-    figure = _start(8.6, 0.7 + 0.27 * len(rows))
+    figure = start(8.6, 0.7 + 0.27 * len(rows))
     panels = figure.subplots(1, len(shown), sharey=True, squeeze=False)[0]
     for axes, measure in zip(panels, shown, strict=True):
         _draw_bars(axes, rows, measure)
@@ -87,12 +180,12 @@ def draw_scores(result: ResultTable, measures: Sequence[str] = PLOTTED) -> "Figu
     return figure
 
 
-@_styled
+@styled
 def draw_confusions(confusions: Sequence[Confusion], n_columns: int = 5) -> "Figure":
     """Return one small matrix per student, shaded by the share of each gold label, with counts per seed."""
     n_rows = ceil(len(confusions) / n_columns)
     n_columns = min(n_columns, len(confusions))
-    figure = _start(0.5 + 1.85 * n_columns, 2.15 * n_rows)
+    figure = start(0.5 + 1.85 * n_columns, 2.15 * n_rows)
     panels = figure.subplots(n_rows, n_columns, squeeze=False).flatten()
     for axes, confusion in zip(panels, confusions, strict=False):
         _draw_confusion(axes, confusion)
@@ -103,7 +196,7 @@ def draw_confusions(confusions: Sequence[Confusion], n_columns: int = 5) -> "Fig
     return figure
 
 
-@_styled
+@styled
 def draw_lengths(lengths: Mapping[str, Mapping[str, Mapping[str, int]]], n_columns: int = 3) -> "Figure":
     """Return a histogram of words per row for each arm, one outline per label.
 
@@ -115,7 +208,7 @@ def draw_lengths(lengths: Mapping[str, Mapping[str, Mapping[str, int]]], n_colum
 
     n_rows = ceil(len(lengths) / n_columns)
     n_columns = min(n_columns, len(lengths))
-    figure = _start(2.85 * n_columns, 0.4 + 1.8 * n_rows)
+    figure = start(2.85 * n_columns, 0.4 + 1.8 * n_rows)
     panels = figure.subplots(n_rows, n_columns, squeeze=False, sharex=True).flatten()
     for axes, (arm, by_label) in zip(panels, lengths.items(), strict=False):
         for (label, histogram), color in zip(by_label.items(), LABELS, strict=False):
@@ -127,7 +220,7 @@ def draw_lengths(lengths: Mapping[str, Mapping[str, Mapping[str, int]]], n_colum
                 heights, [n - 0.5 for n in words] + [words[-1] + 0.5], color=color, fill=True, alpha=0.35, label=label
             )
         axes.set_title(arm, fontsize=9.5)
-        _clean(axes)
+        clean(axes)
         axes.set_yticks([])
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         axes.tick_params(labelbottom=True)
@@ -139,14 +232,14 @@ def draw_lengths(lengths: Mapping[str, Mapping[str, Mapping[str, int]]], n_colum
     return figure
 
 
-@_styled
+@styled
 def draw_time_shares(shares: Mapping[str, Mapping[str, float]]) -> "Figure":
     """Return one bar for each teacher's time, parted by what it went into.
 
     Args:
         shares: By arm, the share of its teacher's time for each of `CAUSES`; together 1.
     """
-    figure = _start(8.6, 0.9 + 0.3 * len(shares))
+    figure = start(8.6, 0.9 + 0.3 * len(shares))
     axes = figure.subplots()
     done = dict.fromkeys(shares, 0.0)
     places = {arm: -index for index, arm in enumerate(shares)}
@@ -158,13 +251,13 @@ def draw_time_shares(shares: Mapping[str, Mapping[str, float]]) -> "Figure":
     axes.set_xlim(0, 1)
     axes.xaxis.set_major_formatter("{x:.0%}")
     axes.margins(y=0.02)
-    _clean(axes)
+    clean(axes)
     figure.legend(loc="outside upper right", ncols=len(CAUSES), frameon=False, fontsize=8.5)
     figure.supxlabel("share of the teacher's time", fontsize=8.5, color=FAINT)
     return figure
 
 
-@_styled
+@styled
 def render(figure: "Figure", file_format: str = "svg") -> bytes:
     """Return a figure as SVG or PNG, the same bytes each time."""
     # The layout moves by a hair each time it is solved, so it is solved once.
@@ -176,13 +269,15 @@ def render(figure: "Figure", file_format: str = "svg") -> bytes:
     return stream.getvalue()
 
 
-def _start(width: float, height: float) -> "Figure":
+def start(width: float, height: float) -> "Figure":
+    """Return an empty figure of a size in inches."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def _clean(axes: "Axes") -> None:
+def clean(axes: "Axes") -> None:
+    """Leave of a panel's frame its lower line alone."""
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
     axes.tick_params(length=0)
@@ -199,7 +294,7 @@ def _draw_bars(axes: "Axes", rows: Mapping[float, Row], measure: str) -> None:
         axes.errorbar(cell.value, place, xerr=[[below], [above]], color=INK, elinewidth=1, capsize=2, zorder=3)
     axes.grid(axis="x", color="#e4e7eb", linewidth=0.8, zorder=0)
     axes.margins(y=0.02)
-    _clean(axes)
+    clean(axes)
 
 
 def _draw_confusion(axes: "Axes", confusion: Confusion) -> None:

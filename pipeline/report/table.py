@@ -8,7 +8,7 @@ says little.
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, TypedDict
+from typing import Literal, NotRequired, TypedDict
 
 from rich import box
 from rich.console import Console
@@ -25,7 +25,14 @@ JUDGES = {
     "few-shot": "the same with examples of our own in the question",
 }
 """How a judge is asked, by what its row has in the place of a student, whose key holds no hyphen."""
+NOTES = {
+    "released": "the student's encoder as it was published, which may have been trained on pairs of Stack Exchange, as "
+    "all-MiniLM-L6-v2 was",
+}
+"""What must be known of an arm, by its name."""
 Kind = Literal["student", "judge", "baseline"]
+TRAINED = ("tfidf_", "frozen_")
+"""How baselines begin that learn from the texts of an arm's rows; all others are trivial."""
 KINDS: tuple[Kind, ...] = ("student", "judge", "baseline")
 """In the order of tables."""
 
@@ -44,6 +51,8 @@ class Entry(TypedDict):
     low: float
     high: float
     n: int
+    seed_sd: NotRequired[float | None]
+    """Standard deviation over seeds; None with one."""
 
 
 @dataclass(frozen=True)
@@ -86,8 +95,8 @@ class Row:
 
     @property
     def is_trivial(self) -> bool:
-        """Whether this is a baseline that learns nothing from the words of training rows."""
-        return self.student is None and not self.arm.startswith("tfidf_")
+        """Whether this is a baseline that learns nothing from the texts of training rows."""
+        return self.student is None and not self.arm.startswith(TRAINED)
 
 
 @dataclass(frozen=True)
@@ -110,6 +119,11 @@ class ResultTable:
     def rows_of(self, kind: Kind) -> list[Row]:
         """Return the rows of one kind."""
         return [row for row in self.rows if row.kind == kind]
+
+    @property
+    def notes(self) -> dict[str, str]:
+        """What must be known of arms in it, by their names."""
+        return {arm: text for arm, text in NOTES.items() if any(row.arm == arm for row in self.rows)}
 
     @property
     def all_clear(self) -> bool:
@@ -138,8 +152,8 @@ class ResultTable:
         ]
         subject = " and ".join(parts)
         return (
-            f"{subject[0].upper()}{subject[1:]} {'have' if sum(counts) > 1 else 'has'} a {measure} interval above the "
-            f"best trivial baseline ({self.bar.arm}, {format_number(self.bar.cells[measure].value)})."
+            f"{subject[0].upper()}{subject[1:]} {'have' if sum(counts) > 1 else 'has'} an interval of {measure} above "
+            f"the best trivial baseline ({self.bar.arm}, {format_number(self.bar.cells[measure].value)})."
         )
 
 
@@ -159,10 +173,10 @@ def print_results(entries: Iterable[Entry], console: Console, measures: Sequence
     """
     for result in tabulate_results(entries, measures):
         table = _draw(result, separator=" ")
-        table.width = _measure(table, console)
+        table.width = measure_width(table, console)
         if console.is_terminal and table.width > console.width:
             table = _draw(result, separator="\n")
-            table.width = _measure(table, console)
+            table.width = measure_width(table, console)
         console.print(table, crop=False)
         console.print(f"{_describe_mark(result)}\n", soft_wrap=True, highlight=False)
 
@@ -212,7 +226,8 @@ def _tabulate(benchmark: str, setting: str, entries: list[Entry], measures: Sequ
     return ResultTable(benchmark, setting, max(entry["n"] for entry in entries), shown, tuple(judged), bar)
 
 
-def _measure(table: Table, console: Console) -> int:
+def measure_width(table: Table, console: Console) -> int:
+    """Return the characters that a table takes where nothing is cut."""
     return Measurement.get(console, console.options.update(width=10_000), table).maximum
 
 
@@ -239,11 +254,12 @@ def _low(row: Row, measure: str) -> float:
 
 
 def _describe_mark(result: ResultTable) -> str:
+    notes = "".join(f" {arm}: {text}." for arm, text in result.notes.items())
     if result.bar is None:
-        return "Means over seeds with 95 % bootstrap intervals; no trivial baseline to compare with."
+        return f"Means over seeds with 95 % bootstrap intervals; no trivial baseline to compare with.{notes}"
     measure = result.measures[0]
     return (
         f"{MARK} {measure} interval reaches down to the best trivial baseline "
         f"({result.bar.arm}, {format_number(result.bar.cells[measure].value)}): no better than that for sure. "
-        "Means over seeds with 95 % bootstrap intervals."
+        f"Means over seeds with 95 % bootstrap intervals.{notes}"
     )

@@ -17,8 +17,8 @@ import numpy.typing as npt
 from pydantic import Field, model_validator
 
 from pipeline.config import Config
+from pipeline.encoder import EncoderConfig
 from pipeline.errors import ConfigError, StorageError
-from pipeline.retrieval.encoder import EncoderConfig
 from pipeline.retrieval.hits import Found
 
 Vectors = npt.NDArray[np.float32]

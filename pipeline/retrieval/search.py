@@ -7,7 +7,6 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from pipeline.records import Document, from_table
 from pipeline.retrieval.bm25 import Bm25Shard
 from pipeline.retrieval.dense import DenseShard
 from pipeline.retrieval.hits import Found, Hits, merge
@@ -34,9 +33,10 @@ class OpenShard:
         assert self.dense is not None
         return [self._name(found) for found in self.dense.search(vectors, k)]
 
-    def read(self, rows: Sequence[int]) -> list[Document]:
-        """Return the documents of some rows."""
-        return list(from_table(Document, self.documents.take(pa.array(rows, pa.int64()))))
+    def read_texts(self, rows: Sequence[int]) -> list[str]:
+        """Return the texts of some rows, in their order."""
+        texts: list[str] = self.documents["text"].take(pa.array(rows, pa.int64())).to_pylist()
+        return texts
 
     def _name(self, found: Found) -> Hits:
         rows, scores = found

@@ -12,8 +12,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
+from pydantic import Field
 
-from pipeline.config import validate
+from pipeline.config import Config, validate
 from pipeline.errors import ConfigError, SourceError
 from pipeline.retrieval.bm25 import Bm25Config, Bm25Shard, score
 from pipeline.retrieval.hits import Hits, merge
@@ -21,6 +22,15 @@ from pipeline.retrieval.terms import Statistics, TermCounts, TermsConfig, make_t
 
 _Measure = Callable[[Sequence[str], AbstractSet[str], int], float]
 """Gives the value, 0 to 1, of a ranking of ids under the relevant ids and the depth that counts."""
+
+
+class GridConfig(Config):
+    """Which values of k1 and b are tried, and by what they are compared."""
+
+    measure: str
+    """`recall@<depth>` or `nDCG@<depth>`."""
+    k1: tuple[float, ...] = Field(min_length=1)
+    b: tuple[float, ...] = Field(min_length=1)
 
 
 class Trial(NamedTuple):

@@ -10,15 +10,16 @@ from dataclasses import dataclass, field
 from functools import partial
 from importlib import resources
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from pipeline.errors import ConfigError, SourceError
 from pipeline.records import GoldItem
 from pipeline.sources import ambignq, clariq
 from pipeline.sources.data import DataConfig
 from pipeline.sources.downloads import SourceFile, check_present, find_missing, find_wrong
-from pipeline.sources.labelled import Columns, read_labelled
-from pipeline.sources.tables import Location, locate, read_rows
+from pipeline.sources.labelled import RowsConfig, read_labelled
+from pipeline.sources.streams import is_pattern
+from pipeline.sources.tables import Location, read_rows
 
 
 @dataclass(frozen=True)
@@ -27,8 +28,6 @@ class Benchmark:
 
     name: str
     """As in every table."""
-    positive: str
-    """The label that scores rank by."""
     files: tuple[SourceFile, ...]
     read: Callable[[Location], list[GoldItem]]
     """Gives the items under a root whose files are known to be there."""
@@ -63,33 +62,39 @@ class Benchmark:
         return items
 
 
-class BenchmarkConfig(DataConfig):
-    """A site's own benchmark: a labelled file (see `read_rows` for its types), all of it test."""
+class BenchmarkConfig(DataConfig, RowsConfig):
+    """A site's own benchmark: labelled rows, all of them test."""
 
     name: str = Field(min_length=1)
-    path: str
-    columns: Columns
-    labels: dict[str, str] = Field(min_length=1)
-    """Class of each value in the label column."""
     sha256: str | None = Field(pattern="^[0-9a-f]{64}$")
     """Of the file; null: not checked."""
 
+    @model_validator(mode="after")
+    def _check_sha256(self) -> "BenchmarkConfig":
+        if self.sha256 is not None and len(self.files) != 1:
+            raise ValueError("sha256 is of one file, and `path` names none, several or a pattern; set sha256 to null")
+        return self
 
-def site_benchmark(config: BenchmarkConfig, positive: str) -> Benchmark:
+    @property
+    def files(self) -> list[str]:
+        """The files that are named one by one; empty: they are known once they are looked for."""
+        return [] if any(map(is_pattern, self.paths)) else self.paths
+
+
+def site_benchmark(config: BenchmarkConfig) -> Benchmark:
     """Return a site's own file as a benchmark, to be loaded with the config's root.
 
     Raises:
         ConfigError: The name is one of the benchmarks known here.
     """
     if config.name in BENCHMARKS:
-        raise ConfigError(f"benchmark name {config.name!r} is taken; give the file at {config.path} another one")
+        raise ConfigError(f"benchmark name {config.name!r} is taken; give that of {', '.join(config.path)} another one")
 
     def read(root: Location) -> list[GoldItem]:
-        examples = read_labelled(locate(root, config.path), config.columns, config.labels)
-        return [GoldItem(example.row_id, example.text, example.label, "test") for example in examples]
+        return [GoldItem(row.row_id, row.text, row.label, "test") for row in read_labelled(config, root)]
 
-    files = (SourceFile(config.path, config.sha256 or ""),)
-    return Benchmark(config.name, positive, files, read, test_splits=("test",))
+    files = tuple(SourceFile(path, config.sha256 or "") for path in config.files)
+    return Benchmark(config.name, files, read, test_splits=("test",))
 
 
 def read_handwritten(root: Location) -> list[GoldItem]:
@@ -115,7 +120,7 @@ def find_benchmark(name: str) -> Benchmark:
 def _ambignq(name: str, rule: ambignq.Rule, n_ambiguous: int) -> Benchmark:
     read = partial(ambignq.read_ambignq_dev, rule=rule)
     counts = {"ambiguous": n_ambiguous, "clear": 2002 - n_ambiguous}
-    return Benchmark(name, "ambiguous", (ambignq.DEV,), read, test_splits=("dev",), counts=counts)
+    return Benchmark(name, (ambignq.DEV,), read, test_splits=("dev",), counts=counts)
 
 
 BENCHMARKS: dict[str, Benchmark] = {
@@ -123,7 +128,6 @@ BENCHMARKS: dict[str, Benchmark] = {
     for benchmark in (
         Benchmark(
             "ClariQ",
-            "ambiguous",
             clariq.FILES,
             clariq.read_clariq,
             test_splits=("test",),
@@ -135,7 +139,6 @@ BENCHMARKS: dict[str, Benchmark] = {
         _ambignq("AmbigNQ-all", "all", 1002),
         Benchmark(
             "Handwritten-60",
-            "ambiguous",
             (),
             read_handwritten,
             test_splits=("test",),

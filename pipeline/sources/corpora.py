@@ -8,7 +8,7 @@ from pipeline.sources.corpus_kinds import (
     AgNewsConfig,
     AmazonProductsConfig,
     AmazonReviewsConfig,
-    AnyCorpusConfig,
+    AnyPartConfig,
     CsvConfig,
     HubConfig,
     JsonlConfig,
@@ -24,7 +24,7 @@ from pipeline.sources.corpus_kinds import (
 from pipeline.sources.streams import Broken, RawDocument, find_files
 
 
-def list_files(config: AnyCorpusConfig, data_root: str | None) -> list[str]:
+def list_files(config: AnyPartConfig, data_root: str | None) -> list[str]:
     """Return where a corpus lies, sorted: a path or URL for each file, or for each shard of a data set on the hub.
 
     Raises:
@@ -44,7 +44,7 @@ def list_files(config: AnyCorpusConfig, data_root: str | None) -> list[str]:
     return sorted(found)
 
 
-def identify_lists(config: AnyCorpusConfig) -> dict[str, str]:
+def identify_lists(config: AnyPartConfig) -> dict[str, str]:
     """Return the digests of the files that say which documents to take; they are no part of the configuration.
 
     Raises:
@@ -56,7 +56,7 @@ def identify_lists(config: AnyCorpusConfig) -> dict[str, str]:
     return {"domains": published.identify_domain_lists(lists)}
 
 
-def read_documents(config: AnyCorpusConfig, location: str) -> Iterator[RawDocument | Broken]:
+def read_documents(config: AnyPartConfig, location: str) -> Iterator[RawDocument | Broken]:
     """Yield what stands in one file (or shard) of a corpus, in its order, and hold little of it in memory.
 
     What is no document is a `Broken`. Rows that the configuration does not ask for, such as answers where it wants
@@ -69,7 +69,7 @@ def read_documents(config: AnyCorpusConfig, location: str) -> Iterator[RawDocume
         yield item if isinstance(item, Broken) else _check(item, needs_id=config.ids == "own")
 
 
-def _read(config: AnyCorpusConfig, location: str) -> Iterator[RawDocument | Broken]:
+def _read(config: AnyPartConfig, location: str) -> Iterator[RawDocument | Broken]:
     match config:
         case JsonlConfig():
             return corpus_formats.read_jsonl(location, config.columns, config.fallback_encoding)

@@ -11,6 +11,7 @@ from pipeline.sources.cleaning import CleaningConfig
 from pipeline.sources.corpus_formats import CorpusColumns, TextUnit
 from pipeline.sources.cutting import CuttingConfig
 from pipeline.sources.published import DomainSelection
+from pipeline.sources.shares import ShareConfig
 from pipeline.sources.stackexchange import PostSelection, Wanted
 
 
@@ -25,6 +26,8 @@ class CorpusConfig(Config):
     """Jaccard similarity of word 5-grams from which a later document is dropped; null: only exact copies are."""
     max_broken_share: float = Field(ge=0, le=1)
     """Share of the lines that may be broken; more of them end the run."""
+    share: ShareConfig | None
+    """Documents outside of it are left out; null: none are. Its column is one of the documents' extras."""
     limit: int | None = Field(gt=0)
     """How many documents to take, in the files' order; null: all."""
     shard_documents: int = Field(gt=0)
@@ -78,6 +81,13 @@ class TableConfig(CorpusConfig):
     def has_own_ids(self) -> bool:
         """Whether a column holds ids."""
         return self.columns.id is not None
+
+    @model_validator(mode="after")
+    def _check_share(self) -> "TableConfig":
+        if self.share is not None and self.share.column not in self.columns.extras:
+            found = ", ".join(self.columns.extras) or "none"
+            raise ValueError(f"share.column {self.share.column!r} must be one of columns.extras, which has {found}")
+        return self
 
 
 class JsonlConfig(TableConfig, TextFilesConfig):
@@ -213,7 +223,7 @@ class SePqaConfig(PostsConfig, TextFilesConfig):
     kind: Literal["se_pqa"]
 
 
-AnyCorpusConfig = Annotated[
+_Part = (
     JsonlConfig
     | TsvConfig
     | CsvConfig
@@ -227,7 +237,41 @@ AnyCorpusConfig = Annotated[
     | RealNewsConfig
     | StackExchangePostsConfig
     | StackExchangeJsonlConfig
-    | SePqaConfig,
-    Field(discriminator="kind"),
-]
+    | SePqaConfig
+)
+AnyPartConfig = Annotated[_Part, Field(discriminator="kind")]
+"""The union of the configurations of all corpora that lie in one place and form."""
+
+
+class CombinedConfig(Config):
+    """Several corpora as one. Each is read, cleaned, cut and shared out in its own way; the rest is decided here."""
+
+    kind: Literal["combined"]
+    parts: dict[str, AnyPartConfig] = Field(min_length=1)
+    """By name, in the order in which an earlier document stays of two that repeat each other."""
+    ids: Literal["content", "own"]
+    """As in each part."""
+    near_duplicates: float | None = Field(gt=0, le=1)
+    """As in `CorpusConfig`, over all parts."""
+    limit: int | None = Field(gt=0)
+    """How many documents to take, in the parts' order; null: all."""
+
+    @model_validator(mode="after")
+    def _check_parts(self) -> "CombinedConfig":
+        for name, part in self.parts.items():
+            if part.limit is not None or part.near_duplicates is not None:
+                raise ValueError(f"parts.{name}: the whole has limit and near_duplicates; set them to null here")
+            if part.ids != self.ids:
+                raise ValueError(f"parts.{name}.ids is {part.ids!r}, of the whole {self.ids!r}; give both the same")
+        return self
+
+
+AnyCorpusConfig = Annotated[_Part | CombinedConfig, Field(discriminator="kind")]
 """The union of all corpora's configurations."""
+
+
+def get_parts(config: AnyCorpusConfig) -> dict[str, AnyPartConfig]:
+    """Return what is read each by itself, by its path in the corpus's configuration."""
+    if isinstance(config, CombinedConfig):
+        return {f".parts.{name}": part for name, part in config.parts.items()}
+    return {"": config}

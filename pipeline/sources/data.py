@@ -1,16 +1,21 @@
-"""The configuration group `data`: which file the topics or the labelled rows of an arm come from."""
+"""The configuration group `data`: where the topics or the labelled rows of an arm come from."""
 
-from typing import Annotated, Literal
+import logging
+from dataclasses import replace
+from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from pipeline.config import Config
 from pipeline.errors import SourceError
 from pipeline.records import Example, Seed
 from pipeline.sources.ambignq import Rule, read_ambignq_train
-from pipeline.sources.labelled import Columns, draw, read_labelled
+from pipeline.sources.cutting import Cutter, CuttingConfig, pin_tokenizer
+from pipeline.sources.labelled import RowsConfig, draw, read_labelled
 from pipeline.sources.tables import locate
 from pipeline.sources.topics import read_topics
+
+LOG = logging.getLogger(__name__)
 
 
 class DataConfig(Config):
@@ -30,21 +35,33 @@ class TopicsConfig(DataConfig):
     limit: int | None = Field(gt=0)
     """How many topics to take from the top of the file; null: all."""
 
+    @property
+    def paths(self) -> list[str]:
+        """Where the file is."""
+        return [self.path]
 
-class LabelledConfig(DataConfig):
-    """Rows that need no teacher; see `read_labelled`."""
+
+class SeedsConfig(DataConfig, RowsConfig):
+    """Labelled rows for a teacher to start from; what it writes has its seed's label."""
+
+    kind: Literal["seeds"]
+    cutting: CuttingConfig
+    """How long a seed may be."""
+
+    @field_validator("cutting")
+    @classmethod
+    def _check_cutting(cls, cutting: CuttingConfig) -> CuttingConfig:
+        if cutting.keep != "first":
+            raise ValueError("a seed is one text; set keep to first")
+        return cutting
+
+
+class LabelledConfig(DataConfig, RowsConfig):
+    """Rows that need no teacher."""
 
     kind: Literal["labelled"]
-    path: str
-    columns: Columns
-    labels: dict[str, str] = Field(min_length=1)
-    """Class of each value in the label column; every spelling counts (`"1"`, `"1.0"`), so that none is guessed."""
     origin: Literal["teacher", "human"]
     """Who wrote the rows; the length rule's threshold comes from teachers' rows alone."""
-    limit: int | None = Field(gt=0)
-    """How many rows to draw at random; null: all."""
-    seed: int
-    """Of the draw."""
 
 
 class AmbigNQTrainConfig(DataConfig):
@@ -58,16 +75,90 @@ class AmbigNQTrainConfig(DataConfig):
     """Of the draw."""
 
 
-AnyDataConfig = Annotated[TopicsConfig | LabelledConfig | AmbigNQTrainConfig, Field(discriminator="kind")]
+class MixConfig(Config):
+    """Rows that other arms keep, in given shares; the teachers are those arms', and are asked nothing more."""
+
+    kind: Literal["mix"]
+    shares: dict[str, float] = Field(min_length=1)
+    """Of the rows, by arm; together 1. Where two rows repeat each other, that of the arm named first stays."""
+    seed: int
+    """Of the draw."""
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """The arms whose rows these are."""
+        return tuple(self.shares)
+
+    @field_validator("shares")
+    @classmethod
+    def _check_shares(cls, shares: dict[str, float]) -> dict[str, float]:
+        if too_small := [key for key, share in shares.items() if not share > 0]:
+            raise ValueError(f"every share is more than 0; leave out {', '.join(too_small)}")
+        if abs(sum(shares.values()) - 1) > 1e-6:
+            raise ValueError(f"shares sum to {sum(shares.values()):g}; they must sum to 1")
+        return shares
 
 
-def read_seeds(config: TopicsConfig, data_root: str | None) -> list[Seed]:
-    """Return the topics that a config asks for; `data_root` is the experiment's.
+class JoinConfig(Config):
+    """All rows that other arms keep."""
+
+    kind: Literal["join"]
+    arms: tuple[str, ...] = Field(min_length=2)
+    """Where two rows repeat each other, that of the arm named first stays."""
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """The arms whose rows these are."""
+        return self.arms
+
+
+class ThreadsConfig(Config):
+    """Training questions of the task's communities; see `read_communities`."""
+
+    limit: int | None = Field(gt=0)
+    """How many, from the first; null: all. Arms of one limit have the same questions."""
+
+
+class QuestionsConfig(ThreadsConfig):
+    """The questions alone, for a teacher to answer."""
+
+    kind: Literal["questions"]
+
+
+class AcceptedAnswersConfig(ThreadsConfig):
+    """The questions with the answers that people accepted."""
+
+    kind: Literal["accepted_answers"]
+
+
+AnyDataConfig = (
+    TopicsConfig
+    | SeedsConfig
+    | LabelledConfig
+    | AmbigNQTrainConfig
+    | QuestionsConfig
+    | AcceptedAnswersConfig
+    | MixConfig
+    | JoinConfig
+)
+SeedData = (TopicsConfig, SeedsConfig, QuestionsConfig)
+"""What a teacher starts from; all other data are rows already."""
+
+
+def read_seeds(config: TopicsConfig | SeedsConfig, data_root: str | None) -> list[Seed]:
+    """Return the seeds that a config asks for; `data_root` is the experiment's.
 
     Raises:
-        SourceError: The file is missing, empty or broken.
+        SourceError: A file is missing, empty or broken, or no seed is left.
+        ConfigError: The tokenizer that seeds are cut by is missing.
     """
-    return read_topics(_find_file(config.root or data_root, config.path), config.column, config.limit)
+    root = config.root or data_root
+    if isinstance(config, TopicsConfig):
+        path = config.path if root is None else locate(root, config.path)
+        return read_topics(path, config.column, config.limit)
+    rows = read_labelled(config, root)
+    seeds = [Seed(seed_id=row.row_id, text=row.text, group=row.group, label=row.label) for row in rows]
+    return _cut_seeds(seeds, config.cutting)
 
 
 def read_examples(config: LabelledConfig | AmbigNQTrainConfig, data_root: str | None) -> list[Example]:
@@ -77,11 +168,9 @@ def read_examples(config: LabelledConfig | AmbigNQTrainConfig, data_root: str | 
         SourceError: A file is missing, empty, broken, or not the one it should be.
     """
     root = config.root or data_root
-    if isinstance(config, AmbigNQTrainConfig):
-        examples = read_ambignq_train(require_root(root, "AmbigNQ train"), config.rule)
-    else:
-        examples = read_labelled(_find_file(root, config.path), config.columns, config.labels)
-    return draw(examples, config.limit, config.seed)
+    if isinstance(config, LabelledConfig):
+        return read_labelled(config, root)
+    return draw(read_ambignq_train(require_root(root, "AmbigNQ train"), config.rule), config.limit, config.seed)
 
 
 def require_root(root: str | None, what: str) -> str:
@@ -95,5 +184,11 @@ def require_root(root: str | None, what: str) -> str:
     return root
 
 
-def _find_file(root: str | None, path: str) -> str:
-    return path if root is None else locate(root, path)
+def _cut_seeds(seeds: list[Seed], cutting: CuttingConfig) -> list[Seed]:
+    cuts = Cutter(cutting, pin_tokenizer(cutting)).cut_all([seed.text for seed in seeds])
+    kept = [replace(seed, text=cut.pieces[0]) for seed, cut in zip(seeds, cuts, strict=True) if cut.pieces]
+    if not kept:
+        raise SourceError(f"all {len(seeds):,} seeds have fewer than {cutting.min_tokens} tokens (cutting.min_tokens)")
+    if n_short := len(seeds) - len(kept):
+        LOG.info("%d of %d seeds have fewer than %d tokens and are left out", n_short, len(seeds), cutting.min_tokens)
+    return kept

@@ -37,6 +37,15 @@ def read_hub(location: str, config_name: str | None, columns: CorpusColumns) -> 
     Raises:
         SourceError: The data set can't be opened, or not read to its end.
     """
+    return (make_document(record, columns) for record in stream_hub(location, config_name))
+
+
+def stream_hub(location: str, config_name: str | None) -> Iterator[Record]:
+    """Yield every row of one location of `list_shards`.
+
+    Raises:
+        SourceError: The data set can't be opened, or not read to its end.
+    """
     import httpx
     from datasets.exceptions import DatasetsError
 
@@ -48,7 +57,7 @@ def read_hub(location: str, config_name: str | None, columns: CorpusColumns) -> 
     number = 0
     try:
         for number, values in enumerate(rows, start=1):
-            yield make_document(Record(number, values), columns)
+            yield Record(number, values)
     except (OSError, ValueError, DatasetsError, httpx.TransportError) as error:
         raise cut_short(location, f"row {number}", error) from error
 

@@ -11,7 +11,7 @@ from pipeline.errors import SourceError
 from pipeline.identity import digest
 from pipeline.sources.corpus_formats import join_texts, stream_objects
 from pipeline.sources.delimited import stream_csv
-from pipeline.sources.streams import Broken, RawDocument, read_whole, stream_lines
+from pipeline.sources.streams import Broken, RawDocument, Record, read_whole, stream_lines
 from pipeline.sources.tables import Location, to_text
 
 DomainSelection = Literal["all", "india", "regional", "dominant"]
@@ -33,7 +33,18 @@ class DomainLists(NamedTuple):
 
 
 def read_ag_news(location: Location, fallback_encoding: str | None) -> Iterator[RawDocument | Broken]:
-    r"""Yield the articles of an official AG News file, a CSV of class, title and description without a header.
+    """Yield the articles of an official AG News file, their titles before their descriptions; see `stream_ag_news`."""
+    for record in stream_ag_news(location, fallback_encoding):
+        if isinstance(record, Broken):
+            yield record
+        else:
+            title, description = record.values["title"], record.values["description"]
+            extras = {"class": record.values["class"], "title": title}
+            yield RawDocument("", join_texts([title, description]), extras, record.line)
+
+
+def stream_ag_news(location: Location, fallback_encoding: str | None) -> Iterator[Record | Broken]:
+    r"""Yield the rows of an official AG News file, a CSV of class, title and description without a header.
 
     In these files a backslash stands for a line break, and texts went through HTML's escaping once more than they came
     out of it, some losing an ampersand: `Oil #39;s`, `&lt;b&gt;`.
@@ -44,9 +55,7 @@ def read_ag_news(location: Location, fallback_encoding: str | None) -> Iterator[
         elif record.values["class"] not in ("1", "2", "3", "4"):
             yield Broken(record.line, f"class {record.values['class']!r}, expected 1, 2, 3 or 4")
         else:
-            title, description = (_restore(record.values[name]) for name in ("title", "description"))
-            extras = {"class": record.values["class"], "title": title}
-            yield RawDocument("", join_texts([title, description]), extras, record.line)
+            yield Record(record.line, {name: _restore(value) for name, value in record.values.items()})
 
 
 def read_newsgroups20(location: Location, fallback_encoding: str | None) -> Iterator[RawDocument | Broken]:

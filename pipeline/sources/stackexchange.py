@@ -13,7 +13,7 @@ from typing import Any, Literal
 from pipeline.sources.corpus_formats import join_texts, stream_objects
 from pipeline.sources.delimited import stream_csv
 from pipeline.sources.streams import READ_ERRORS, Broken, RawDocument, cut_short, open_stream
-from pipeline.sources.tables import Location, to_text
+from pipeline.sources.tables import Location, exists, to_text
 
 PostKind = Literal["question", "answer"]
 PostSelection = Literal["questions", "answers", "all"]
@@ -51,10 +51,30 @@ def read_posts_xml(location: Location, site: str | None, wanted: Wanted) -> Iter
     Raises:
         SourceError: The file can't be opened, or not read to its end.
     """
-    from lxml import etree
-
     if site is None:
         site = PurePosixPath(str(location)).parent.name.removesuffix(".com").removesuffix(".stackexchange")
+    for number, row in _stream_rows(location):
+        yield from _read_row(number, site, row, wanted)
+
+
+def read_accounts(location: Location) -> dict[str, str]:
+    """Return the account over all sites of each user of a dump, from the `Users.xml` beside its `Posts.xml`.
+
+    Users who are gone have none. Without that file nobody has one.
+
+    Raises:
+        SourceError: The file can't be read to its end.
+    """
+    users = re.sub(r"Posts(\.xml[^/]*)$", r"Users\1", str(location))
+    if users == str(location) or not exists(users):
+        return {}
+    return {row["Id"]: row["AccountId"] for _, row in _stream_rows(users) if "Id" in row and row.get("AccountId")}
+
+
+def _stream_rows(location: Location) -> Iterator[tuple[int, Mapping[str, str]]]:
+    """Yield the number and the attributes of each row of a dump's file, without holding more of it than one."""
+    from lxml import etree
+
     number = 0
     with open_stream(location) as stream:
         try:
@@ -63,7 +83,7 @@ def read_posts_xml(location: Location, site: str | None, wanted: Wanted) -> Iter
             rows = etree.iterparse(stream, tag="row", resolve_entities=False, no_network=True, huge_tree=True)
             for _, row in rows:
                 number += 1
-                yield from _read_row(number, site, row.attrib, wanted)
+                yield number, dict(row.attrib)
                 row.clear()
                 while row.getprevious() is not None:
                     del row.getparent()[0]
@@ -134,8 +154,8 @@ def read_se_pqa(location: Location, wanted: Wanted, fallback_encoding: str | Non
                 score=str(score),
                 date=post["CreationDate"],
                 tags=_name_tags(post["Tags"]),
-                accepted=post.get("AcceptedAnswerId", ""),
-                parent=post.get("ParentId", ""),
+                accepted=_name_in_table(post["Id"], post.get("AcceptedAnswerId", "")),
+                parent=_name_in_table(post["Id"], post.get("ParentId", "")),
                 account=post["AccountId"],
             )
 
@@ -173,6 +193,12 @@ def _name_tags(text: str) -> str:
 
 def _name_post(site: str, post_id: Any) -> str:
     return "" if post_id is None else f"{site}_{post_id}"
+
+
+def _name_in_table(own_id: str, post_id: str) -> str:
+    """Return the full id of a post of the same site; a table that was written by way of floats has 3.0."""
+    number = post_id.removesuffix(".0")
+    return f"{own_id.rpartition('_')[0]}_{number}" if number.isdigit() else post_id
 
 
 def _parse_score(text: str) -> int | None:

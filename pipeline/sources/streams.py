@@ -61,6 +61,11 @@ class Record(NamedTuple):
     values: Mapping[str, Any]
 
 
+def is_pattern(path: str) -> bool:
+    """Return whether a path stands for whatever files match it."""
+    return any(sign in path for sign in "*?[")
+
+
 def find_files(root: Location, pattern: str) -> list[str]:
     """Return the files that a pattern names, sorted; hidden ones are left out.
 
@@ -69,7 +74,7 @@ def find_files(root: Location, pattern: str) -> list[str]:
         pattern: A path or URL in which `*`, `?` and `[…]` stand for parts of a name, `**` for any folders.
     """
     parts = pattern.split("/")
-    n_fixed = next((n for n, part in enumerate(parts) if any(sign in part for sign in "*?[")), len(parts))
+    n_fixed = next((n for n, part in enumerate(parts) if is_pattern(part)), len(parts))
     base = locate(root, "/".join(parts[:n_fixed]) or "/") if n_fixed else str(Folder.at(root))
     filesystem, path = resolve(base)
     if n_fixed == len(parts):

@@ -163,7 +163,7 @@ def plan_ask(
         "requests",
         produce,
         arm=key,
-        config={"task": task.name, **config},
+        config={"task": task.name, "task_settings": task.settings, **config},
         inputs=made_of,
         code=[*task.code, *code],
     )

@@ -10,27 +10,48 @@ from pipeline.evaluation.comparison import COMPARISON, Entry, sort_entries, writ
 from pipeline.experiment import ExperimentConfig
 from pipeline.identity import digest
 from pipeline.records import Example, from_table
-from pipeline.report.html import ReportInput, read_template, render_report
+from pipeline.report.html import Rankers, ReportInput, read_templates, render_report
 from pipeline.report.plots import Confusion, draw_scores, render
-from pipeline.report.table import HEADLINE, tabulate_results, to_markdown
+from pipeline.report.ranking import lay_out_communities, lay_out_differences, lay_out_weights
+from pipeline.report.table import tabulate_results, to_markdown
+from pipeline.stages.dataset import CARD, EFFICIENCY, EXAMPLES, SAMPLES
 from pipeline.stages.evaluate import COST, ENTRIES, PREDICTIONS
-from pipeline.stages.generate import CARD, EFFICIENCY, EXAMPLES, SAMPLES
+from pipeline.stages.rank import COMMUNITIES, DIFFERENCES, RANKED
 from pipeline.steps import Outputs, Step, Steps, versions
 from pipeline.storage import Folder
+from pipeline.tasks.task import Task
 
 REPORT, RESULTS = "report.html", "results.md"
-_CODE = ("pipeline.report.html", "pipeline.report.plots", "pipeline.report.table", "pipeline.evaluation.comparison")
+_CODE = (
+    "pipeline.report.html",
+    "pipeline.report.plots",
+    "pipeline.report.table",
+    "pipeline.report.ranking",
+    "pipeline.evaluation.comparison",
+)
 
 
 def compare(
     datasets: Mapping[str, Step],
     students: Sequence[Step],
     evaluations: Sequence[Step],
+    differences: Step | None,
     experiment: ExperimentConfig,
-    labels: Sequence[str],
+    task: Task,
     steps: Steps,
 ) -> Step:
-    """Return the step that lays all evaluations of an experiment side by side."""
+    """Return the step that lays all evaluations of an experiment side by side.
+
+    Args:
+        datasets: By arm.
+        students: Trained.
+        evaluations: Of students, judges and baselines.
+        differences: Between rankers; None where the task labels texts.
+        experiment: Its configuration is part of the report.
+        task: Says which measures are shown.
+        steps: Where the step runs or is found.
+    """
+    made_of = (*datasets.values(), *evaluations, *([differences] if differences else []))
 
     def produce(folder: Folder) -> Outputs:
         entries = sort_entries(Entry(**entry) for step in evaluations for entry in step.folder.read_json(ENTRIES))
@@ -44,7 +65,7 @@ def compare(
         folder.write_json(COST, costs)
         folder.write_json(EFFICIENCY, efficiencies)
         plain = folder.read_json(COMPARISON)
-        for table in tabulate_results(plain):
+        for table in tabulate_results(plain, task.measures):
             name = f"{table.benchmark}_{table.setting}".lower().replace(" ", "_")
             folder.write_bytes(f"{name}.png", render(draw_scores(table), "png"))
         report = ReportInput(
@@ -52,20 +73,22 @@ def compare(
             entries=plain,
             config=yaml.safe_dump(experiment.model_dump(mode="json"), sort_keys=False, allow_unicode=True),
             versions=versions(),
-            steps=[_describe_step(step) for step in (*datasets.values(), *students, *evaluations)],
+            steps=[describe_step(step) for step in (*datasets.values(), *students, *evaluations)],
+            rankers=_describe_rankers(differences) if differences else None,
             costs=costs,
             efficiencies=efficiencies,
-            confusions=[c for step in evaluations for c in _count_confusions(step, labels)],
+            confusions=[c for step in evaluations for c in _count_confusions(step, task.labels)],
             cards={arm: step.folder.read_json(CARD) for arm, step in datasets.items()},
             samples={arm: step.folder.read_json(SAMPLES) for arm, step in datasets.items()},
-            lengths={arm: _count_lengths(step) for arm, step in datasets.items()},
+            lengths={arm: count_lengths(step) for arm, step in datasets.items()},
+            measures=task.measures,
         )
-        folder.write_text(RESULTS, to_markdown(plain))
+        folder.write_text(RESULTS, to_markdown(plain, task.measures))
         folder.write_text(REPORT, render_report(report))
         headline = {
             f"{entry.benchmark}/{entry.setting}/{entry.measure}/{entry.arm} {entry.student}": entry.value
             for entry in entries
-            if entry.student and entry.measure in HEADLINE
+            if entry.student and entry.measure in task.measures
         }
         return Outputs(counts={"entries": len(entries), "evaluations": len(evaluations)}, metrics=headline)
 
@@ -73,13 +96,28 @@ def compare(
         "comparison",
         produce,
         arm="",
-        config={"name": experiment.name, "labels": labels, "template": digest(read_template())},
-        inputs={f"{step.name} {step.arm}": step.fingerprint for step in (*datasets.values(), *evaluations)},
+        config={
+            "name": experiment.name,
+            "labels": task.labels,
+            "measures": task.measures,
+            "template": digest(read_templates()),
+        },
+        inputs={f"{step.name} {step.arm}": step.fingerprint for step in made_of},
         code=[*_CODE, __name__],
     )
 
 
-def _describe_step(step: Step) -> dict[str, Any]:
+def _describe_rankers(differences: Step) -> Rankers:
+    ranked = differences.folder.read_json(RANKED)
+    return Rankers(
+        differences=lay_out_differences(differences.folder.read_json(DIFFERENCES)),
+        communities=lay_out_communities(ranked, differences.folder.read_json(COMMUNITIES)),
+        weights=lay_out_weights(ranked),
+    )
+
+
+def describe_step(step: Step) -> dict[str, Any]:
+    """Return what a report says of a step."""
     return {
         "name": step.name,
         "arm": step.arm,
@@ -91,6 +129,8 @@ def _describe_step(step: Step) -> dict[str, Any]:
 
 
 def _count_confusions(step: Step, labels: Sequence[str]) -> list[Confusion]:
+    if not labels:
+        return []
     table = step.folder.read_table(PREDICTIONS)
     arm, _, student = step.arm.partition("/")
     rows = table.select(["benchmark", "setting", "label", "predicted", "seed"]).to_pylist()
@@ -112,7 +152,8 @@ def _count_confusions(step: Step, labels: Sequence[str]) -> list[Confusion]:
     ]
 
 
-def _count_lengths(step: Step) -> dict[str, dict[str, int]]:
+def count_lengths(step: Step) -> dict[str, dict[str, int]]:
+    """Return how many rows of a data set have how many words, by label."""
     counts: dict[str, Counter[str]] = {}
     for example in from_table(Example, step.folder.read_table(EXAMPLES)):
         counts.setdefault(example.label, Counter())[str(len(example.text.split()))] += 1

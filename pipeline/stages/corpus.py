@@ -19,7 +19,7 @@ from pipeline.cluster import Cluster
 from pipeline.errors import SourceError
 from pipeline.identity import digest
 from pipeline.quality.minhash import find_near_duplicates, sign
-from pipeline.sources.corpus_kinds import AnyCorpusConfig
+from pipeline.sources.corpus_kinds import AnyCorpusConfig, AnyPartConfig, get_parts
 from pipeline.stages.documents import BROKEN, IDS, PIECES, plan_documents
 from pipeline.steps import Outputs, Plan, Step, Steps
 from pipeline.storage import Folder
@@ -70,8 +70,13 @@ def build_corpus(config: AnyCorpusConfig, data_root: str | None, steps: Steps, c
         SourceError: There are no files, no documents, too many broken lines, or one id for two documents.
         ConfigError: The tokenizer that documents are cut by is missing.
     """
-    read = cluster.fulfil("read corpus", plan_documents(config, data_root), steps.root)
-    _check_broken(read, config)
+    parts = get_parts(config)
+    plans = {place: plan_documents(part, data_root) for place, part in parts.items()}
+    read: list[Step] = []
+    for place, part in parts.items():
+        of_part = cluster.fulfil(f"read corpus{place}", plans[place], steps.root)
+        _check_broken(place, of_part, part)
+        read += of_part
 
     def produce(folder: Folder) -> Outputs:
         counts = _add_counts(read)
@@ -132,7 +137,7 @@ def _add_counts(read: Sequence[Step]) -> Counter[str]:
     return counts
 
 
-def _check_broken(read: Sequence[Step], config: AnyCorpusConfig) -> None:
+def _check_broken(place: str, read: Sequence[Step], config: AnyPartConfig) -> None:
     counts = _add_counts(read)
     n_broken, n_lines = counts["broken"], counts["lines"]
     if not n_broken:
@@ -144,8 +149,8 @@ def _check_broken(read: Sequence[Step], config: AnyCorpusConfig) -> None:
     told = f"{n_broken:,} of {n_lines:,} lines can't be read:\n" + "\n".join(shown[:N_BROKEN_SHOWN])
     if n_broken > config.max_broken_share * n_lines:
         raise SourceError(
-            f"{told}\nat most a share of {config.max_broken_share:g} may be so (corpus.max_broken_share); mend the "
-            "files, or raise it"
+            f"{told}\nat most a share of {config.max_broken_share:g} may be so (corpus{place}.max_broken_share); "
+            "mend the files, or raise it"
         )
     LOG.warning("%s\nthey are left out", told)
 

@@ -9,11 +9,12 @@ from typing import Any
 
 import pyarrow as pa
 
+from pipeline.errors import SourceError
 from pipeline.identity import digest
 from pipeline.records import Document, to_table
 from pipeline.sources.cleaning import clean
 from pipeline.sources.corpora import identify_lists, list_files, read_documents
-from pipeline.sources.corpus_kinds import AnyCorpusConfig, HubConfig
+from pipeline.sources.corpus_kinds import AnyPartConfig, HubConfig
 from pipeline.sources.cutting import Cutter, pin_tokenizer
 from pipeline.sources.streams import Broken, RawDocument, measure_file
 from pipeline.sources.tables import file_digest
@@ -30,12 +31,12 @@ SMALL_FILE_BYTES, PART_BYTES = 2**20, 2**26
 """Smaller files than the one are read together, up to the other: a corpus may be a million files, or one."""
 _READERS = (
     *("cleaning", "corpora", "corpus_formats", "cutting", "delimited"),
-    *("hub", "published", "stackexchange", "streams", "tables"),
+    *("hub", "published", "shares", "stackexchange", "streams", "tables"),
 )
 _CODE = (__name__, *(f"pipeline.sources.{name}" for name in _READERS))
 
 
-def plan_documents(config: AnyCorpusConfig, data_root: str | None) -> list[Plan]:
+def plan_documents(config: AnyPartConfig, data_root: str | None) -> list[Plan]:
     """Return a step for each part of a corpus's files.
 
     Its folder holds the documents in pieces of `shard_documents` at most, what the pieces are, the ids of all, and the
@@ -53,7 +54,7 @@ def plan_documents(config: AnyCorpusConfig, data_root: str | None) -> list[Plan]
     ]
 
 
-def _identify_parts(config: AnyCorpusConfig, data_root: str | None) -> list[tuple[list[str], dict[str, str]]]:
+def _identify_parts(config: AnyPartConfig, data_root: str | None) -> list[tuple[list[str], dict[str, str]]]:
     """Return the files that are read together, and what identifies their contents."""
     files = list_files(config, data_root)
     if isinstance(config, HubConfig):  # each location holds the commit
@@ -73,7 +74,7 @@ def _identify_parts(config: AnyCorpusConfig, data_root: str | None) -> list[tupl
     return [(part, {f"file {number}": digests[path] for number, path in enumerate(part)}) for part in parts]
 
 
-def _read_part(part: Sequence[str], config: AnyCorpusConfig, tokenizer: PinnedModel | None, folder: Folder) -> Outputs:
+def _read_part(part: Sequence[str], config: AnyPartConfig, tokenizer: PinnedModel | None, folder: Folder) -> Outputs:
     """Read some files into pieces of raw documents; runs on a worker."""
     counts: Counter[str] = Counter(files=len(part))
     broken: list[dict[str, Any]] = []
@@ -110,7 +111,7 @@ def _read_part(part: Sequence[str], config: AnyCorpusConfig, tokenizer: PinnedMo
 
 def _cut_documents(
     part: Sequence[str],
-    config: AnyCorpusConfig,
+    config: AnyPartConfig,
     cutter: Cutter,
     counts: Counter[str],
     broken: list[dict[str, Any]],
@@ -136,7 +137,19 @@ def _cut_documents(
                 if len(broken) < N_BROKEN_KEPT:
                     broken.append({"file": name, "line": found.line, "reason": found.reason})
                 continue
+            if config.share is not None and not config.share.holds(_get_extra(found, config.share.column, name)):
+                counts["outside_share"] += 1
+                continue
             batch.append((name, found))
             if len(batch) == BATCH_DOCUMENTS:
                 yield from cut()
     yield from cut()
+
+
+def _get_extra(document: RawDocument, name: str, file: str) -> str:
+    if name not in document.extras:
+        raise SourceError(
+            f"{file}, line {document.line}: share.column {name!r} is none of what is known of a document: "
+            f"{', '.join(document.extras) or 'nothing'}"
+        )
+    return document.extras[name]

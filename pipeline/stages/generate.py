@@ -7,43 +7,29 @@ a digest of the completions that it was made of, so it is made anew when, and on
 import hashlib
 import logging
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from functools import partial
 from typing import Any
 
 from pipeline.cluster import Cluster
-from pipeline.experiment import ArmConfig, ExperimentConfig
-from pipeline.identity import derive_seed, digest
+from pipeline.experiment import ArmConfig, DerivedConfig, ExperimentConfig
+from pipeline.identity import digest
 from pipeline.prompts.requests import make_request
 from pipeline.prompts.templates import digest_templates
-from pipeline.quality.card import describe, sample_rows
-from pipeline.quality.filters import apply_filters
-from pipeline.records import Completion, Example, Outcome, Reject, Request, to_table
+from pipeline.records import Completion, Example, Outcome, Reject, Request
 from pipeline.stages.ask import Ask, Histories, plan_ask, prepare_asks
+from pipeline.stages.dataset import REJECTS, Answers, digest_examples, run_dataset
+from pipeline.stages.derive import build_derived
 from pipeline.stages.inputs import Inputs
-from pipeline.steps import Outputs, Step, Steps
-from pipeline.storage import Folder
-from pipeline.tasks.task import Task
+from pipeline.stages.passages import find_passages
+from pipeline.stages.retrieve import read_retrieved
+from pipeline.steps import Step, Steps
+from pipeline.tasks.task import MethodConfig, Task
 from pipeline.teachers.efficiency import describe_efficiency
 from pipeline.teachers.kinds import pin_teacher
 
 LOG = logging.getLogger(__name__)
-EXAMPLES, REJECTS, CARD, EFFICIENCY, SAMPLES, TSV = (
-    "examples.parquet",
-    "rejects.parquet",
-    "card.json",
-    "efficiency.json",
-    "samples.json",
-    "dataset.tsv",
-)
-ROWS = "rows"
-"""Name of the digest of a data set's rows, which is what students and evaluations are made of: a new card or another
-benchmark to check against makes the data set anew, and trains nothing anew while the rows are the same."""
-CARD_FOLDS = 5
-_FILTERS = ("text", "rejects", "similarity", "duplicates", "lengths", "leakage", "filters")
-_FILTER_CODE = tuple(f"pipeline.quality.{name}" for name in _FILTERS)
-_CARD_CODE = ("pipeline.quality.card", "pipeline.quality.shortcuts")
 
 
 def build_datasets(experiment: ExperimentConfig, inputs: Inputs, steps: Steps, cluster: Cluster) -> dict[str, Step]:
@@ -55,26 +41,35 @@ def build_datasets(experiment: ExperimentConfig, inputs: Inputs, steps: Steps, c
         LeakageError: Too many rows repeat test items.
         SourceError: No rows were left.
     """
-    asks = {key: _ask(key, arm, experiment, inputs, steps) for key, arm in experiment.arms.items() if arm.teacher}
-    prepare_asks(list(asks.values()), experiment.replay, is_local=experiment.scale.address is None)
-    return {
-        key: _build_from_answers(asks[key], arm, experiment, inputs, steps, cluster)
-        if key in asks
-        else _build_from_rows(key, arm, experiment, inputs, steps)
-        for key, arm in experiment.arms.items()
+    asks = {
+        key: _ask(key, arm, experiment, inputs, steps, cluster) for key, arm in experiment.arms.items() if arm.teacher
     }
+    prepare_asks(list(asks.values()), experiment.replay, is_local=experiment.scale.address is None)
+    datasets: dict[str, Step] = {}
+    for key in experiment.order_arms():
+        arm = experiment.arms[key]
+        if key in asks:
+            datasets[key] = _build_from_answers(asks[key], arm, experiment, inputs, steps, cluster)
+        elif isinstance(arm.data, DerivedConfig):
+            datasets[key] = build_derived(key, arm, datasets, experiment, inputs, steps, cluster)
+        else:
+            datasets[key] = _build_from_rows(key, arm, experiment, inputs, steps)
+    return {key: datasets[key] for key in experiment.arms}
 
 
 def _build_from_rows(key: str, arm: ArmConfig, experiment: ExperimentConfig, inputs: Inputs, steps: Steps) -> Step:
     examples = inputs.examples[key]
-    return _run_dataset(key, arm, experiment, inputs, steps, {"rows": _digest_examples(examples)}, Answers(examples))
+    return run_dataset(
+        key, arm, experiment, inputs, steps, {"rows": digest_examples(examples)}, lambda: Answers(examples)
+    )
 
 
 def _build_from_answers(
     ask: Ask, arm: ArmConfig, experiment: ExperimentConfig, inputs: Inputs, steps: Steps, cluster: Cluster
 ) -> Step:
     histories = ask.complete(cluster)
-    answers = _parse(inputs.task, ask, histories)
+    assert arm.method is not None
+    answers = _parse(inputs.task, ask, histories, arm.method)
     if n_failed := answers.counts["requests_failed"]:
         LOG.warning(
             "%s: %d of %d requests have no usable answer; what was answered is in %s, and replay=[reason,…] asks those "
@@ -89,32 +84,33 @@ def _build_from_answers(
         "completions": _digest_completions(histories),
         "price": digest(ask.teacher.price),
     }
-    return _run_dataset(ask.key, arm, experiment, inputs, steps, made_of, answers)
+    return run_dataset(ask.key, arm, experiment, inputs, steps, made_of, lambda: answers)
 
 
-def _ask(key: str, arm: ArmConfig, experiment: ExperimentConfig, inputs: Inputs, steps: Steps) -> Ask:
+def _ask(key: str, arm: ArmConfig, experiment: ExperimentConfig, inputs: Inputs, steps: Steps, cluster: Cluster) -> Ask:
     assert arm.teacher is not None
     assert arm.method is not None
     task, seeds = inputs.task, inputs.seeds[key]
     teacher, identity = pin_teacher(arm.teacher, [*task.code, *task.offline_code])
+    passages = find_passages(key, arm, experiment, inputs, steps, cluster) if arm.index else None
 
     def write_requests() -> list[Request]:
-        requests = []
-        for seed in seeds:
-            prompt = task.write_prompt(seed, (), arm.method)
-            requests.append(
-                make_request(
-                    seed,
-                    (),
-                    prompt.messages,
-                    prompt.schema,
-                    temperature=teacher.sampling.temperature,
-                    top_p=teacher.sampling.top_p,
-                    teacher=identity,
-                    run_seed=experiment.seed,
-                )
+        retrieved = read_retrieved(passages) if passages else {}
+        return [
+            make_request(
+                prompt.seed,
+                prompt.passages,
+                prompt.messages,
+                prompt.schema,
+                max_new_tokens=prompt.max_new_tokens,
+                stop=prompt.stop,
+                temperature=teacher.sampling.temperature,
+                top_p=teacher.sampling.top_p,
+                teacher=identity,
+                run_seed=experiment.seed,
             )
-        return requests
+            for prompt in task.write_prompts(seeds, retrieved, arm.method, experiment.seed)
+        ]
 
     return plan_ask(
         key,
@@ -122,43 +118,32 @@ def _ask(key: str, arm: ArmConfig, experiment: ExperimentConfig, inputs: Inputs,
         write_requests,
         config={"method": arm.method, "sampling": teacher.sampling, "seed": experiment.seed},
         made_of={
-            "seeds": digest([[seed.seed_id, seed.text, seed.group, seed.label] for seed in seeds]),
+            "seeds": digest([asdict(seed) for seed in seeds]),
             "templates": digest_templates(task.templates),
             "teacher": digest(identity),
+            **({"passages": passages.fingerprint} if passages else {}),
         },
         code=[__name__],
-        judge=partial(judge_completion, task),
+        judge=partial(judge_completion, task, arm.method),
         max_attempts=arm.method.max_attempts,
         task=task,
         steps=steps,
     )
 
 
-def judge_completion(task: Task, request: Request, completion: Completion) -> Outcome:
+def judge_completion(task: Task, method: MethodConfig, request: Request, completion: Completion) -> Outcome:
     """Return what a task makes of a completion."""
-    return task.parse(request, completion).outcome if completion.outcome is Outcome.OK else completion.outcome
+    return task.parse(request, completion, method).outcome
 
 
-@dataclass(frozen=True)
-class Answers:
-    """Rows before filters, and what came before them."""
-
-    examples: Sequence[Example]
-    rejects: Sequence[Reject] = ()
-    """One for each completion that was not accepted."""
-    counts: Mapping[str, int] = field(default_factory=dict)
-    describe_efficiency: Callable[[int], dict[str, Any]] | None = None
-    """Number of rows kept to what they took; None where no teacher was asked."""
-
-
-def _parse(task: Task, ask: Ask, histories: Histories) -> Answers:
+def _parse(task: Task, ask: Ask, histories: Histories, method: MethodConfig) -> Answers:
     examples: list[Example] = []
     rejects: list[Reject] = []
     outcomes: Counter[str] = Counter()
     accepted = 0
     for request in ask.requests:
         for completion in histories[request.request_id]:
-            parsed = task.parse(request, completion)
+            parsed = task.parse(request, completion, method)
             outcomes[parsed.outcome.value] += 1
             if parsed.outcome is Outcome.OK:
                 accepted += 1
@@ -193,86 +178,7 @@ def _parse(task: Task, ask: Ask, histories: Histories) -> Answers:
             **describe_efficiency(completions, n_rows, len(ask.requests), sessions, ask.teacher.price),
         }
 
-    return Answers(examples, rejects, counts, describe)
-
-
-def _run_dataset(
-    key: str,
-    arm: ArmConfig,
-    experiment: ExperimentConfig,
-    inputs: Inputs,
-    steps: Steps,
-    made_of: Mapping[str, str],
-    answers: Answers,
-) -> Step:
-    task = inputs.task
-    gold_items = {name: gold.items for name, gold in inputs.gold.items()}
-
-    def produce(folder: Folder) -> Outputs:
-        filtered = apply_filters(answers.examples, arm.filters, gold_items, derive_seed(experiment.seed, "filters"))
-        rejects = [*answers.rejects, *filtered.rejects]
-        n_in, n_kept = len(answers.examples), len(filtered.kept)
-        if n_in != n_kept + len(filtered.rejects):
-            raise AssertionError(f"{key}: {n_in} rows in, {n_kept} + {len(filtered.rejects)} out")
-        card = describe(
-            filtered.kept,
-            rejects,
-            filtered.leaked,
-            positive=task.positive,
-            seed=experiment.seed,
-            n_folds=CARD_FOLDS,
-        )
-        folder.write_table(EXAMPLES, to_table(Example, filtered.kept))
-        folder.write_table(REJECTS, to_table(Reject, rejects))
-        folder.write_text(TSV, _to_tsv(task.export(filtered.kept)))
-        folder.write_json(CARD, card)
-        folder.write_json(SAMPLES, sample_rows(filtered.kept, rejects, 5, experiment.seed))
-        metrics = _headline(card)
-        if answers.describe_efficiency is not None:
-            efficiency = answers.describe_efficiency(n_kept)
-            folder.write_json(EFFICIENCY, efficiency)
-            metrics |= _headline_efficiency(efficiency)
-        reasons = Counter(f"rejected_{reject.reason}" for reject in filtered.rejects)
-        return Outputs(
-            counts={**answers.counts, "rows_in": n_in, "rows": n_kept, **reasons},
-            metrics=metrics,
-            digests={ROWS: _digest_examples(filtered.kept)},
-        )
-
-    return steps.run(
-        "dataset",
-        produce,
-        arm=key,
-        config={"filters": arm.filters, "seed": experiment.seed, "positive": task.positive},
-        inputs={**made_of, **{f"gold {name}": gold.digest for name, gold in inputs.gold.items()}},
-        code=[*task.code, *_FILTER_CODE, *_CARD_CODE, __name__],
-    )
-
-
-def _headline(card: Mapping[str, Any]) -> dict[str, float]:
-    """Return the card's numbers that are worth comparing across arms."""
-    found = {"rows": card["rows"], "unique_fraction": card["unique_fraction"], "length_AUROC": card["length_auroc"]}
-    found |= {f"tfidf_cv_{name}": value for name, value in card["tfidf_cross_validation"].items()}
-    return {f"card/{name}": float(value) for name, value in found.items() if value is not None}
-
-
-def _headline_efficiency(efficiency: Mapping[str, Any]) -> dict[str, float]:
-    """Return what was measured of the numbers that are worth comparing across arms."""
-    names = ("tokens_per_s", "tokens_per_row", "device_s_per_row", "usd", "usd_per_row")
-    found = {f"teacher/{name}": efficiency[name] for name in names}
-    found |= {f"teacher/time_{cause}": share for cause, share in (efficiency["time_shares"] or {}).items()}
-    return {name: value for name, value in found.items() if value is not None}
-
-
-def _to_tsv(columns: Mapping[str, Sequence[str]]) -> str:
-    """Return columns as a TSV without quoting, like the source system's; white space in a value becomes one space."""
-    rows = zip(*columns.values(), strict=True)
-    lines = ["\t".join(" ".join(value.split()) for value in row) for row in rows]
-    return "\n".join(["\t".join(columns), *lines]) + "\n"
-
-
-def _digest_examples(examples: Sequence[Example]) -> str:
-    return digest([[e.row_id, e.group, e.text, e.label, e.extras] for e in examples])
+    return Answers(examples, rejects, counts, describe_efficiency=describe)
 
 
 def _digest_completions(histories: Mapping[str, Sequence[Completion]]) -> str:

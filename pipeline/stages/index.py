@@ -7,10 +7,10 @@ from pydantic import Field, TypeAdapter
 
 from pipeline.cluster import Cluster
 from pipeline.config import Config
+from pipeline.encoder import describe_encoder
 from pipeline.evaluation.fusion import FusionConfig
 from pipeline.retrieval.bm25 import Bm25Config
 from pipeline.retrieval.dense import DenseConfig
-from pipeline.retrieval.encoder import describe_encoder
 from pipeline.retrieval.scale import IndexingConfig
 from pipeline.stages.corpus import Corpus
 from pipeline.stages.index_vectors import DENSE_CODE, ENCODER_CODE, RECALL_DEPTH, index_vectors

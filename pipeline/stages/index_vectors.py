@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.cluster import Cluster
+from pipeline.encoder import Encoder, EncoderConfig, describe_encoder, load_encoder
 from pipeline.identity import derive_seed, digest
 from pipeline.retrieval.dense import (
     AnyFaissConfig,
@@ -20,7 +21,6 @@ from pipeline.retrieval.dense import (
     measure_recall,
     train,
 )
-from pipeline.retrieval.encoder import Encoder, EncoderConfig, describe_encoder, load_encoder
 from pipeline.retrieval.scale import IndexingConfig
 from pipeline.stages.corpus import Corpus, Shard, read_texts
 from pipeline.steps import Outputs, Plan, Step, Steps
@@ -29,7 +29,7 @@ from pipeline.weights import PinnedModel
 
 VECTORS, FAISS, QUANTIZER = "vectors", "faiss", "quantizer.faiss"
 """Folders of a step, and the file of what all shards share."""
-ENCODER_CODE = (__name__, "pipeline.retrieval.encoder")
+ENCODER_CODE = (__name__, "pipeline.encoder")
 DENSE_CODE = (__name__, "pipeline.retrieval.dense")
 RECALL_QUERIES, RECALL_DEPTH = 200, 10
 """Documents whose own vectors are looked for, and how far down, to tell what an approximate index misses."""

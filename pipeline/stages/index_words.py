@@ -3,18 +3,16 @@
 Counts are kept when documents are added, and whatever k1 and b are; scores depend on all shards and are computed anew.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import asdict
 from functools import partial
 
-from pydantic import Field
-
 from pipeline.cluster import Cluster
-from pipeline.config import Config
 from pipeline.identity import digest
 from pipeline.retrieval.bm25 import Bm25Config, Bm25Shard, score
 from pipeline.retrieval.terms import Statistics, TermCounts, TermsConfig, count_terms, merge_statistics
-from pipeline.retrieval.tuning import tune
+from pipeline.retrieval.tuning import GridConfig, tune
 from pipeline.sources.tables import locate, read_rows
 from pipeline.stages.corpus import Corpus, Shard, read_ids, read_texts
 from pipeline.steps import Outputs, Plan, Step, Steps
@@ -25,17 +23,13 @@ TERMS_CODE = (__name__, "pipeline.retrieval.terms")
 BM25_CODE = (*TERMS_CODE, "pipeline.retrieval.bm25")
 
 
-class TuningConfig(Config):
+class TuningConfig(GridConfig):
     """Queries whose relevant documents are known, by which k1 and b are chosen; never those of a test set."""
 
     queries: str
     """Table with the columns `query_id` and `text`; under `data.root`, unless its path is absolute or a URL."""
     relevant: str
     """Table with the columns `query_id` and `document_id`, a row for each relevant document."""
-    measure: str
-    """`recall@<depth>` or `nDCG@<depth>`."""
-    k1: tuple[float, ...] = Field(min_length=1)
-    b: tuple[float, ...] = Field(min_length=1)
 
 
 def score_words(config: Bm25Config, corpus: Corpus, steps: Steps, cluster: Cluster) -> list[Step]:
@@ -59,34 +53,50 @@ def score_words(config: Bm25Config, corpus: Corpus, steps: Steps, cluster: Clust
 
 
 def tune_words(
-    config: Bm25Config, tuning: TuningConfig, data_root: str | None, corpus: Corpus, steps: Steps, cluster: Cluster
+    config: Bm25Config,
+    grid: GridConfig,
+    queries: Mapping[str, str],
+    relevant: Mapping[str, AbstractSet[str]],
+    corpus: Corpus,
+    steps: Steps,
+    cluster: Cluster,
+    arm: str = "",
 ) -> Bm25Config:
-    """Return the configuration with the k1 and b that find most of what is relevant to the validation queries.
+    """Return the configuration with the k1 and b that find most of what is relevant to validation queries.
+
+    Args:
+        config: The configuration.
+        grid: What is tried in place of its k1 and b.
+        queries: Texts by id; never those of a test set.
+        relevant: Ids of the documents that answer each.
+        corpus: What is searched.
+        steps: Where the step runs or is found.
+        cluster: Where words are counted.
+        arm: What the step belongs to.
 
     Raises:
-        SourceError: A table is missing or wrong, or a query has no relevant documents.
+        SourceError: A query has no relevant documents.
         ConfigError: There is no such measure, or a value of the grid is out of bounds.
     """
-    queries, relevant = _read_tuning(tuning, data_root)
     counted = _count_words(config.terms, corpus, steps, cluster)
 
     def produce(folder: Folder) -> Outputs:
         shards = list(_read_counts([step.folder for step in counted]))
         ids = [read_ids(steps.root, shard) for shard in corpus.shards]
-        tuned = tune(shards, ids, queries, relevant, config, tuning.k1, tuning.b, tuning.measure)
+        tuned = tune(shards, ids, queries, relevant, config, grid.k1, grid.b, grid.measure)
         folder.write_json(TUNING, asdict(tuned))
         return Outputs(
             counts={"queries": len(queries), "trials": len(tuned.trials)},
-            metrics={"k1": tuned.k1, "b": tuned.b, tuning.measure: tuned.value},
+            metrics={"k1": tuned.k1, "b": tuned.b, grid.measure: tuned.value},
         )
 
     step = steps.run(
         "tuning",
         produce,
-        arm="",
-        config={"bm25": config, "measure": tuning.measure, "k1": tuning.k1, "b": tuning.b},
+        arm=arm,
+        config={"bm25": config, "measure": grid.measure, "k1": grid.k1, "b": grid.b},
         inputs={
-            "queries": digest(queries),
+            "queries": digest(dict(queries)),
             "relevant": digest({query: sorted(ids) for query, ids in relevant.items()}),
             "corpus": corpus.step.fingerprint,
         },
@@ -144,7 +154,13 @@ def _read_counts(counted: Sequence[Folder]) -> Iterator[TermCounts]:
             yield TermCounts.load(path)
 
 
-def _read_tuning(tuning: TuningConfig, data_root: str | None) -> tuple[dict[str, str], dict[str, set[str]]]:
+def read_tuning(tuning: TuningConfig, data_root: str | None) -> tuple[dict[str, str], dict[str, set[str]]]:
+    """Return validation queries and what is relevant to each; see `tune_words`.
+
+    Raises:
+        SourceError: A table is missing or wrong.
+    """
+
     def read(path: str, column: str) -> Iterator[tuple[str, str]]:
         columns = {"query_id": "query_id", "value": column}
         for row in read_rows(locate(data_root or ".", path), columns):

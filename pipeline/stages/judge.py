@@ -12,7 +12,7 @@ from typing import Any
 
 from pipeline.cluster import Cluster
 from pipeline.evaluation.cost import describe_latency
-from pipeline.evaluation.decisions import STANDARD, other_label, to_predictions
+from pipeline.evaluation.decisions import STANDARD, to_predictions
 from pipeline.experiment import ExperimentConfig
 from pipeline.identity import digest
 from pipeline.prompts.replies import read_choice
@@ -24,7 +24,7 @@ from pipeline.stages.evaluate import COST, judge, run_evaluation
 from pipeline.stages.inputs import Gold, Inputs
 from pipeline.steps import Outputs, Step, Steps
 from pipeline.storage import Folder
-from pipeline.tasks.task import Task
+from pipeline.tasks.task import Judging, Task
 from pipeline.teachers.efficiency import describe_efficiency
 from pipeline.teachers.kinds import AnyTeacherConfig, pin_teacher
 
@@ -37,9 +37,10 @@ class Judgement:
     """What a judge says of one text."""
 
     label: str
-    """The negative one where no usable word was said, as in the source system."""
+    """The task's `fallback` where no usable word was said."""
     score: float
-    """Probability of the positive word among the words asked for; 1 or 0 where the engine gave none."""
+    """Probability of the positive word, or else the one said, among the words asked for; 1 or 0 where the engine gave
+    none."""
     is_decided: bool
     """Whether a usable word was said."""
 
@@ -62,7 +63,7 @@ def plan_questions(key: str, experiment: ExperimentConfig, inputs: Inputs, steps
     Raises:
         ConfigError: There is no such model.
     """
-    config, task = experiment.judges[key], inputs.task
+    config, task, judging = experiment.judges[key], inputs.task, _get_judging(inputs.task)
     teacher, identity = pin_teacher(config.teacher, offline_code=())
     texts = sorted({item.text for gold in inputs.gold.values() for item in gold.items})
 
@@ -71,9 +72,9 @@ def plan_questions(key: str, experiment: ExperimentConfig, inputs: Inputs, steps
             make_request(
                 Seed(digest(text), text, group=digest(text)),
                 (),
-                task.write_judgement(text, config.prompt),
+                judging.write(text, config.prompt),
                 schema=None,
-                choices=tuple(task.choices.values()),
+                choices=tuple(judging.choices.values()),
                 temperature=config.sampling.temperature,
                 top_p=config.sampling.top_p,
                 teacher=identity,
@@ -86,10 +87,10 @@ def plan_questions(key: str, experiment: ExperimentConfig, inputs: Inputs, steps
         key,
         teacher,
         write_requests,
-        config={"choices": task.choices, "sampling": config.sampling, "seed": experiment.seed},
+        config={"choices": judging.choices, "sampling": config.sampling, "seed": experiment.seed},
         made_of={
             "texts": digest(texts),
-            "template": digest_templates([task.judge_templates[config.prompt]]),
+            "template": digest_templates([judging.templates[config.prompt]]),
             "teacher": digest(identity),
         },
         code=[__name__],
@@ -107,16 +108,18 @@ def judge_completion(request: Request, completion: Completion) -> Outcome:
 
 def read_judgement(request: Request, completion: Completion, task: Task) -> Judgement:
     """Return what a judge's last completion for an item says."""
-    labels = {word: label for label, word in task.choices.items()}
+    judging = _get_judging(task)
+    labels = {word: label for label, word in judging.choices.items()}
     reply = read_choice(request, completion)
     is_decided = reply.outcome is Outcome.OK
-    label = labels[reply.value] if is_decided else other_label(task.labels, task.positive)
+    label = labels[reply.value] if is_decided else judging.fallback
+    ranked = label if task.positive is None else task.positive
     logprobs = completion.choice_logprobs
     if not logprobs:
-        return Judgement(label, float(label == task.positive), is_decided)
+        return Judgement(label, float(label == ranked), is_decided)
     # Shifted by the largest: endpoints give -9999 for what is all but impossible, and exp(-9999) is 0.
     weights = {word: exp(logprob - max(logprobs.values())) for word, logprob in logprobs.items()}
-    return Judgement(label, weights[task.choices[task.positive]] / sum(weights.values()), is_decided)
+    return Judgement(label, weights[judging.choices[ranked]] / sum(weights.values()), is_decided)
 
 
 def _evaluate(ask: Ask, histories: Histories, experiment: ExperimentConfig, inputs: Inputs, steps: Steps) -> Step:
@@ -128,7 +131,7 @@ def _evaluate(ask: Ask, histories: Histories, experiment: ExperimentConfig, inpu
     if n_undecided:
         LOG.warning(
             "%s: %d of %d items have no usable answer and count as %r; replay=[reason,…] asks those again",
-            *(ask.key, n_undecided, len(judgements), other_label(task.labels, task.positive)),
+            *(ask.key, n_undecided, len(judgements), _get_judging(task).fallback),
         )
 
     def predict(gold: Gold) -> list[Prediction]:
@@ -143,7 +146,7 @@ def _evaluate(ask: Ask, histories: Histories, experiment: ExperimentConfig, inpu
         return replace(outputs, counts={**outputs.counts, "undecided": n_undecided})
 
     made_of = {"requests": ask.step.fingerprint, "completions": _digest_completions(histories)}
-    config = {"choices": task.choices, "price": ask.teacher.price}
+    config = {"choices": _get_judging(task).choices, "price": ask.teacher.price}
     return run_evaluation(produce, f"{ask.key}/{student}", made_of, config, experiment, inputs, steps, _CODE)
 
 
@@ -169,6 +172,11 @@ def describe_cost(ask: Ask, histories: Histories) -> dict[str, Any]:
         "tokens_per_item": spent["tokens_per_row"],
         "usd_per_1000_items": None if spent["usd_per_row"] is None else 1000 * spent["usd_per_row"],
     }
+
+
+def _get_judging(task: Task) -> Judging:
+    assert task.judging is not None  # an experiment with judges has such a task
+    return task.judging
 
 
 def _name_device(teacher: AnyTeacherConfig) -> str:

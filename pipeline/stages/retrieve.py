@@ -1,5 +1,6 @@
 """From texts to the documents nearest to them: a cached step, made by actors that hold an index between them."""
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +12,7 @@ import pyarrow as pa
 from pipeline.cluster import Cluster
 from pipeline.identity import digest
 from pipeline.progress import DONE, Tally, show_progress
-from pipeline.records import Document, Passage
+from pipeline.records import Passage
 from pipeline.retrieval.hits import Hits, merge
 from pipeline.retrieval.scale import SearchConfig
 from pipeline.stages.search import Index, LocalShards, Searcher
@@ -39,7 +40,7 @@ _CODE = (
     "pipeline.retrieval.hits",
     "pipeline.retrieval.bm25",
     "pipeline.retrieval.dense",
-    "pipeline.retrieval.encoder",
+    "pipeline.encoder",
     "pipeline.evaluation.fusion",
 )
 
@@ -106,9 +107,9 @@ class SearchActor:
         """See `Shards`."""
         return self._shards.search_vectors(vectors, k)
 
-    def read(self, places: Mapping[int, Sequence[int]]) -> dict[tuple[int, int], Document]:
+    def read_texts(self, places: Mapping[int, Sequence[int]]) -> dict[int, list[str]]:
         """See `Shards`."""
-        return self._shards.read(places)
+        return self._shards.read_texts(places)
 
 
 @dataclass(frozen=True)
@@ -125,12 +126,12 @@ class RemoteShards:
         """See `Shards`."""
         return self._merge([actor.search_vectors.remote(vectors, k) for actor in self.actors], k)
 
-    def read(self, places: Mapping[int, Sequence[int]]) -> dict[tuple[int, int], Document]:
+    def read_texts(self, places: Mapping[int, Sequence[int]]) -> dict[int, list[str]]:
         """See `Shards`."""
         import ray
 
-        found: dict[tuple[int, int], Document] = {}
-        for part in ray.get([actor.read.remote(places) for actor in self.actors]):
+        found: dict[int, list[str]] = {}
+        for part in ray.get([actor.read_texts.remote(places) for actor in self.actors]):
             found |= part
         return found
 
@@ -167,6 +168,8 @@ def _stream(
     import ray
     import ray.data
 
+    logging.getLogger("ray.data").setLevel(logging.ERROR)  # set up on import; its lines would bury ours
+    ray.data.DataContext.get_current().enable_progress_bars = False
     actor = ray.remote(
         num_cpus=scale.cpus_per_actor, num_gpus=scale.gpus_per_actor, max_restarts=-1, max_task_retries=-1
     )(SearchActor)

@@ -9,10 +9,10 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.encoder import Encoder, check_encoder, describe_encoder, load_encoder
 from pipeline.errors import ConfigError
 from pipeline.evaluation.fusion import fuse
-from pipeline.records import Document, Passage
-from pipeline.retrieval.encoder import Encoder, check_encoder, describe_encoder, load_encoder
+from pipeline.records import Passage
 from pipeline.retrieval.hits import Hits
 from pipeline.retrieval.search import OpenShard, search_vectors, search_words
 from pipeline.stages.corpus import open_documents
@@ -79,8 +79,8 @@ class Shards(Protocol):
     def search_vectors(self, vectors: npt.NDArray[np.float32], k: int) -> list[Hits]:
         """Return the best k by cosine for each vector."""
 
-    def read(self, places: Mapping[int, Sequence[int]]) -> dict[tuple[int, int], Document]:
-        """Return documents by shard and row."""
+    def read_texts(self, places: Mapping[int, Sequence[int]]) -> dict[int, list[str]]:
+        """Return the texts of rows of shards, by shard, in the order of the rows."""
 
 
 @dataclass(frozen=True)
@@ -97,13 +97,10 @@ class LocalShards:
         """See `Shards`."""
         return search_vectors(list(self.shards.values()), vectors, k)
 
-    def read(self, places: Mapping[int, Sequence[int]]) -> dict[tuple[int, int], Document]:
+    def read_texts(self, places: Mapping[int, Sequence[int]]) -> dict[int, list[str]]:
         """See `Shards`."""
         return {
-            (number, row): document
-            for number, rows in places.items()
-            if number in self.shards
-            for row, document in zip(rows, self.shards[number].read(rows), strict=True)
+            number: self.shards[number].read_texts(rows) for number, rows in places.items() if number in self.shards
         }
 
 
@@ -123,13 +120,13 @@ class Searcher:
         for hits in found:
             for number, row in zip(hits.shards.tolist(), hits.rows.tolist(), strict=True):
                 places.setdefault(number, []).append(row)
-        documents = self.shards.read(places)
+        # Each shard gives its texts in the order in which they were asked for above.
+        texts_of = {number: iter(read) for number, read in self.shards.read_texts(places).items()}
         return [
             [
-                Passage(document_id, documents[number, row].text, score, rank)
-                for rank, (document_id, score, number, row) in enumerate(
-                    zip(hits.ids.tolist(), hits.scores.tolist(), hits.shards.tolist(), hits.rows.tolist(), strict=True),
-                    start=1,
+                Passage(document_id, next(texts_of[number]), score, rank)
+                for rank, (document_id, score, number) in enumerate(
+                    zip(hits.ids.tolist(), hits.scores.tolist(), hits.shards.tolist(), strict=True), start=1
                 )
             ]
             for hits in found

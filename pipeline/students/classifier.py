@@ -5,53 +5,21 @@ its weights and the other its smoothing, because the trainer's own smoother and 
 """
 
 import tempfile
-import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline.students.config import StudentConfig
+from pipeline.students.config import ClassifierConfig
+from pipeline.students.dynamics import make_observer
+from pipeline.students.fine_tuning import FitResult, Hooks, list_dropouts, make_arguments, run_trainer
+from pipeline.students.scoring import Scorer, score_in_batches, to_probabilities
 from pipeline.weights import locate_model
 
 if TYPE_CHECKING:
     import torch
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """What was measured after an epoch, which counts from 1. Held-out values are None where nothing was held out."""
-
-    epoch: int
-    train_loss: float
-    held_out_loss: float | None
-    held_out_macro_f1: float | None
-    at: float
-    """Unix time in seconds."""
-
-
-@dataclass(frozen=True)
-class FitResult:
-    """How a fit went."""
-
-    epochs: tuple[Epoch, ...]
-    duration_s: float
-
-    @property
-    def best_epoch(self) -> int:
-        """The epoch with the best macro-F1 on what was held out, the first of equals; the last without."""
-        scored = [e for e in self.epochs if e.held_out_macro_f1 is not None]
-        return max(scored, key=lambda e: (e.held_out_macro_f1, -e.epoch)).epoch if scored else self.epochs[-1].epoch
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the result for a JSON file."""
-        return {
-            "epochs": [asdict(epoch) for epoch in self.epochs],
-            "best_epoch": self.best_epoch,
-            "duration_s": self.duration_s,
-        }
 
 
 def weigh_classes(labels: Sequence[int], n_labels: int) -> list[float]:
@@ -94,13 +62,13 @@ def fit_classifier(
     held_out_texts: Sequence[str],
     held_out_labels: Sequence[int],
     label_names: Sequence[str],
-    config: StudentConfig,
+    config: ClassifierConfig,
     *,
     seed: int,
     epochs: int,
     use_gpu: bool,
     save_to: Path | None,
-    on_epoch: Callable[[], None] = lambda: None,
+    hooks: Hooks = Hooks(),  # noqa: B008  frozen
 ) -> FitResult:
     """Train one classifier; with held-out rows it stops early, and with `save_to` model and tokenizer are saved.
 
@@ -115,16 +83,14 @@ def fit_classifier(
         epochs: Epochs, at most.
         use_gpu: Whether the machine's GPU is ours to use; one that is merely there may be another's.
         save_to: Folder for the last epoch's model.
-        on_epoch: Called after each epoch.
+        hooks: What happens between epochs.
     """
     import torch
     from transformers import (
         AutoModelForSequenceClassification,
         AutoTokenizer,
         DataCollatorWithPadding,
-        EarlyStoppingCallback,
         Trainer,
-        TrainerCallback,
         TrainingArguments,
         logging,
         set_seed,
@@ -132,7 +98,6 @@ def fit_classifier(
 
     logging.set_verbosity_error()  # early stopping without saved epochs is meant here, and warned of at every fit
     logging.disable_progress_bar()
-    started = time.monotonic()
     set_seed(seed)  # before the model is built: the head is drawn at random
     location = locate_model(config.model)
     tokenizer = AutoTokenizer.from_pretrained(location, revision=config.revision)
@@ -144,68 +109,44 @@ def fit_classifier(
         num_labels=len(label_names),
         id2label=dict(enumerate(label_names)),
         label2id={name: index for index, name in enumerate(label_names)},
+        **list_dropouts(location, config),
     )
-    if config.frozen_encoder:
-        model.base_model.requires_grad_(False)
-    is_mixed = use_gpu and config.precision == "auto"
-    has_bf16 = use_gpu and torch.cuda.is_bf16_supported(including_emulation=False)
-    epoch_ends: list[float] = []
-
-    class _EpochEnds(TrainerCallback):  # type: ignore[misc]
-        def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            epoch_ends.append(time.time())
-            on_epoch()
-
+    rows, collate = _encode(tokenizer, texts, labels), DataCollatorWithPadding(tokenizer)
+    score = "eval_macro_f1" if held_out_texts else None
     with tempfile.TemporaryDirectory() as scratch:
-        arguments = TrainingArguments(
-            output_dir=scratch,
-            num_train_epochs=epochs,
-            learning_rate=config.learning_rate,
-            per_device_train_batch_size=config.batch_size,
-            per_device_eval_batch_size=config.eval_batch_size,
-            gradient_accumulation_steps=config.gradient_accumulation,
-            weight_decay=config.weight_decay,
-            warmup_steps=config.warmup_share,
-            max_grad_norm=config.max_grad_norm,
-            lr_scheduler_type="linear",
-            optim="adamw_torch",
-            seed=seed,
-            data_seed=seed,
-            use_cpu=not use_gpu,
-            bf16=is_mixed and has_bf16,
-            fp16=is_mixed and not has_bf16,
-            eval_strategy="epoch" if held_out_texts else "no",
-            metric_for_best_model="macro_f1" if held_out_texts else None,
-            greater_is_better=True if held_out_texts else None,
-            logging_strategy="epoch",
-            save_strategy="no",
-            report_to="none",
-            disable_tqdm=True,
-        )
         trainer = Trainer(
             model=model,
-            args=arguments,
-            train_dataset=_encode(tokenizer, texts, labels),
+            args=make_arguments(
+                TrainingArguments,
+                config,
+                hooks,
+                scratch,
+                seed=seed,
+                epochs=epochs,
+                use_gpu=use_gpu,
+                score=score,
+                train_sampling_strategy="group_by_length" if config.length_bucketing else "random",
+            ),
+            train_dataset=rows,
             eval_dataset=_encode(tokenizer, held_out_texts, held_out_labels) or None,
             processing_class=tokenizer,
-            data_collator=DataCollatorWithPadding(tokenizer),
+            data_collator=collate,
             compute_metrics=_compute_macro_f1,
             compute_loss_func=make_loss(
                 weigh_classes(labels, len(label_names)) if config.class_weights else None, config.label_smoothing
             ),
-            callbacks=[_EpochEnds(), *([EarlyStoppingCallback(config.patience)] if held_out_texts else [])],
         )
-        trainer.train()
+        if hooks.on_predictions is not None:
+            tokens = [row["input_ids"] for row in rows]
+            trainer.add_callback(make_observer(tokens, collate, config.eval_batch_size, hooks.on_predictions))
+        result = run_trainer(trainer, config, hooks, measure="macro-F1", score=score)
         if save_to is not None and trainer.is_world_process_zero():
             trainer.save_model(str(save_to))
-    return FitResult(_read_epochs(trainer.state.log_history, epoch_ends), time.monotonic() - started)
+    return result
 
 
-def load_predictor(folder: Path, use_gpu: bool) -> Callable[[Sequence[str], int], np.ndarray]:
-    """Return a function (texts, batch size) to class probabilities of shape (n, classes), float64.
-
-    Texts are batched in order of length, so that little padding is computed, and come back in their own order.
-    """
+def load_scorer(folder: Path, use_gpu: bool) -> Scorer:
+    """Return a function from texts and a batch size to a saved model's logits, computed by torch."""
     import torch
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
@@ -213,18 +154,19 @@ def load_predictor(folder: Path, use_gpu: bool) -> Callable[[Sequence[str], int]
     device = torch.device("cuda" if use_gpu else "cpu")
     model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32).to(device).eval()
 
-    def predict(texts: Sequence[str], batch_size: int) -> np.ndarray:
-        order = sorted(range(len(texts)), key=lambda i: (len(texts[i]), i))
-        probabilities = np.empty((len(texts), model.config.num_labels))
+    def score_batch(texts: list[str]) -> np.ndarray:
+        encoded = tokenizer(texts, padding=True, truncation=True, return_tensors="pt")
         with torch.inference_mode():
-            for start in range(0, len(order), batch_size):
-                batch = order[start : start + batch_size]
-                encoded = tokenizer([texts[i] for i in batch], padding=True, truncation=True, return_tensors="pt")
-                logits = model(**encoded.to(device)).logits
-                probabilities[batch] = torch.softmax(logits.double(), dim=-1).cpu().numpy()
-        return probabilities
+            logits: np.ndarray = model(**encoded.to(device)).logits.cpu().numpy()
+        return logits
 
-    return predict
+    return partial(score_in_batches, score_batch)
+
+
+def load_predictor(folder: Path, use_gpu: bool) -> Callable[[Sequence[str], int], np.ndarray]:
+    """Return a function from texts and a batch size to probabilities of shape (n, classes), float64."""
+    score = load_scorer(folder, use_gpu)
+    return lambda texts, batch_size: to_probabilities(score(texts, batch_size))
 
 
 def describe_model(folder: Path, use_gpu: bool) -> dict[str, Any]:
@@ -250,12 +192,3 @@ def _compute_macro_f1(prediction: Any) -> dict[str, float]:
 
     decided = prediction.predictions.argmax(axis=-1)
     return {"macro_f1": float(f1_score(prediction.label_ids, decided, average="macro", zero_division=0))}
-
-
-def _read_epochs(log_history: Sequence[dict[str, Any]], ends: Sequence[float]) -> tuple[Epoch, ...]:
-    losses = [entry["loss"] for entry in log_history if "loss" in entry]
-    scores = [entry for entry in log_history if "eval_loss" in entry] or [{}] * len(losses)
-    return tuple(
-        Epoch(number, float(loss), score.get("eval_loss"), score.get("eval_macro_f1"), end)
-        for number, (loss, score, end) in enumerate(zip(losses, scores, ends, strict=True), start=1)
-    )

@@ -12,7 +12,7 @@ import numpy as np
 
 from pipeline.errors import ConfigError
 from pipeline.records import Example
-from pipeline.students.config import StudentConfig
+from pipeline.students.config import FineTunedConfig, RerankerConfig, StudentConfig
 
 
 @dataclass(frozen=True)
@@ -39,29 +39,30 @@ def plan_fits(examples: Sequence[Example], config: StudentConfig, seed: int) -> 
         seed: Draws the folds.
 
     Raises:
-        ConfigError: There are fewer groups than folds in some class.
+        ConfigError: There are fewer groups than folds, in some class where rows have one.
     """
     everything = tuple(range(len(examples)))
     finals = [Fit(f"final-{final_seed}", final_seed, everything, ()) for final_seed in config.seeds]
-    return [*_plan_folds(examples, config.folds, seed), *finals]
+    # A pair of a query and its passage has no class; all in one, folds are as even in rows as their groups allow.
+    labels = ["pair" if isinstance(config, RerankerConfig) else example.label for example in examples]
+    return [*_plan_folds([example.group for example in examples], labels, config.folds, seed), *finals]
 
 
-def choose_epochs(best_epochs: Sequence[int], config: StudentConfig) -> int:
+def choose_epochs(best_epochs: Sequence[int], config: FineTunedConfig) -> int:
     """Return for how many epochs the final fits train: the median of the folds' best, or all without folds."""
     return median_low(best_epochs) if best_epochs else config.epochs
 
 
-def _plan_folds(examples: Sequence[Example], n_folds: int, seed: int) -> list[Fit]:
+def _plan_folds(group_names: Sequence[str], label_names: Sequence[str], n_folds: int, seed: int) -> list[Fit]:
     if not n_folds:
         return []
     from sklearn.model_selection import StratifiedGroupKFold
 
-    labels = np.array([example.label for example in examples])
-    groups = np.array([example.group for example in examples])
+    labels, groups = np.array(label_names), np.array(group_names)
     smallest = min(len(set(groups[labels == label])) for label in set(labels))
     if smallest < n_folds:
         raise ConfigError(
-            f"{n_folds} folds need at least {n_folds} groups (topics) of every label, but one label has {smallest}; "
+            f"{n_folds} folds need at least {n_folds} groups (topics, askers) of every label, but one has {smallest}; "
             "set the student's `folds` lower, or 0 for none"
         )
     splitter = StratifiedGroupKFold(n_splits=n_folds, shuffle=True, random_state=seed)

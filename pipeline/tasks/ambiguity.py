@@ -10,14 +10,14 @@ ambiguity.
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from pipeline.identity import digest
 from pipeline.prompts.replies import Parsed, read_reply
 from pipeline.prompts.schemas import array, record, text
 from pipeline.prompts.templates import render
-from pipeline.records import Completion, Example, Message, Outcome, Passage, Request, Seed
-from pipeline.tasks.task import JudgePrompt, MethodConfig, Prompt, Task
+from pipeline.records import Completion, Example, Message, Outcome, Request, Seed
+from pipeline.tasks.task import JudgePrompt, Judging, LabellingConfig, MethodConfig, Prompt, Retrieved, Task
 
 CLEAR, AMBIGUOUS = "clear", "ambiguous"
 _LABEL_OF = {"specific": CLEAR, "ambiguous": AMBIGUOUS}
@@ -27,6 +27,21 @@ _JUDGE_TEMPLATES: Mapping[JudgePrompt, str] = {
     "zero_shot": "ambiguity/judge_zero_shot.jinja",
     "few_shot": "ambiguity/judge_few_shot.jinja",
 }
+
+
+class AmbiguityConfig(LabellingConfig):
+    """The task, and what it is judged on."""
+
+    kind: Literal["ambiguity"]
+    prototypes: dict[str, str]
+    """For each label one sentence that describes its texts."""
+
+    @field_validator("prototypes")
+    @classmethod
+    def _check_prototypes(cls, sentences: dict[str, str]) -> dict[str, str]:
+        if set(sentences) != {CLEAR, AMBIGUOUS}:
+            raise ValueError(f"one sentence for each of {[CLEAR, AMBIGUOUS]}, got {sorted(sentences)}")
+        return sentences
 
 
 class PairedConfig(MethodConfig):
@@ -39,24 +54,38 @@ class PairedConfig(MethodConfig):
     """Ask for queries of similar length in a pair, so that length gives the label away less."""
 
 
-def write_prompt(seed: Seed, passages: Sequence[Passage], method: PairedConfig) -> Prompt:
-    """Return the request for one topic's pairs."""
+def write_query(seed: Seed, method: PairedConfig) -> str:
+    """Return the topic."""
+    return seed.text
+
+
+def write_prompts(seeds: Sequence[Seed], retrieved: Retrieved, method: PairedConfig, run_seed: int) -> list[Prompt]:
+    """Return the prompt for each topic's pairs."""
+    return [_write_prompt(seed, retrieved, method) for seed in seeds]
+
+
+def _write_prompt(seed: Seed, retrieved: Retrieved, method: PairedConfig) -> Prompt:
     query = record(query=text(160), information_need=text(240))
     intent = record(intent=text(80), specific=query, ambiguous=query)
     system, user = (
         render(
             template,
             topic=seed.text,
-            passages=passages,
+            passages=retrieved.get(seed.seed_id, ()),
             n_intents=method.n_intents,
             similar_lengths=method.similar_lengths,
         )
         for template in _TEMPLATES
     )
-    return Prompt((Message("system", system), Message("user", user)), record(intents=array(intent, method.n_intents)))
+    return Prompt(
+        seed,
+        tuple(retrieved.get(seed.seed_id, ())),
+        (Message("system", system), Message("user", user)),
+        record(intents=array(intent, method.n_intents)),
+    )
 
 
-def parse(request: Request, completion: Completion) -> Parsed:
+def parse(request: Request, completion: Completion, method: PairedConfig) -> Parsed:
     """Return two examples for each intent, in the order of the reply."""
     reply = read_reply(request, completion)
     if reply.outcome is not Outcome.OK:
@@ -106,18 +135,25 @@ def _collapse(value: str) -> str:
     return " ".join(value.split())
 
 
-AMBIGUITY = Task(
-    name="ambiguity",
-    labels=(CLEAR, AMBIGUOUS),
-    positive=AMBIGUOUS,
-    templates=_TEMPLATES,
-    code=("pipeline.tasks.ambiguity", *(f"pipeline.prompts.{name}" for name in _PROMPT_CODE)),
-    offline_code=("pipeline.tasks.ambiguity_rules",),
-    write_prompt=write_prompt,
-    parse=parse,
-    reply_offline=reply_offline,
-    export=export,
-    choices={CLEAR: "no", AMBIGUOUS: "yes"},
-    judge_templates=_JUDGE_TEMPLATES,
-    write_judgement=write_judgement,
-)
+def make_ambiguity(config: AmbiguityConfig) -> Task:
+    """Return the task as configured."""
+    return Task(
+        name=config.name,
+        labels=(CLEAR, AMBIGUOUS),
+        positive=AMBIGUOUS,
+        prototypes=config.prototypes,
+        measures=("macro-F1", "MCC", "AUROC", "weighted-F1"),
+        methods=(PairedConfig,),
+        student_kinds=("classifier", "frozen"),
+        settings={},
+        templates=_TEMPLATES,
+        code=("pipeline.tasks.ambiguity", *(f"pipeline.prompts.{name}" for name in _PROMPT_CODE)),
+        offline_code=("pipeline.tasks.ambiguity_rules",),
+        write_query=write_query,
+        write_prompts=write_prompts,
+        parse=parse,
+        reply_offline=reply_offline,
+        offline_needs_passages=False,
+        export=export,
+        judging=Judging({CLEAR: "no", AMBIGUOUS: "yes"}, CLEAR, _JUDGE_TEMPLATES, write_judgement),
+    )

@@ -302,6 +302,8 @@ def write_body(config: OpenAIConfig, request: Request, attempt: int) -> dict[str
         "top_p": request.top_p,
         config.max_tokens_field: request.max_new_tokens,
     }
+    if request.stop:
+        body["stop"] = list(request.stop)
     if config.send_seed:
         body["seed"] = derive_seed(request.row_seed, attempt)
     if request.choices:

@@ -272,6 +272,7 @@ class VllmTeacher:
             temperature=request.temperature,
             top_p=request.top_p,
             max_tokens=request.max_new_tokens,
+            stop=list(request.stop),
             # A greedy reply has no use for a seed, and each seeded sequence costs the sampler a call of its own.
             seed=derive_seed(request.row_seed, attempt) if request.temperature > 0 else None,
             structured_outputs=allowed,

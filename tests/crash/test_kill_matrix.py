@@ -130,13 +130,15 @@ class Teaching:
             quiet_s: Seconds since the last answer, so that no roll is under way.
 
         Returns:
-            The driver and its processes, found before, so that a blow can fall at once.
+            The driver and its processes as they are now: an engine may have been replaced since the first answer.
         """
-        self._wait(lambda n: n > self.n_before)
+        self._wait(
+            lambda n: (
+                n > self.n_before and n >= share * self.n_requests and has_open_answers(self.ledger, quiet_s=quiet_s)
+            )
+        )
         driver = psutil.Process(self.job.pid)
-        processes = [driver, *driver.children(recursive=True)]
-        self._wait(lambda n: n >= share * self.n_requests and has_open_answers(self.ledger, quiet_s=quiet_s))
-        return processes
+        return [driver, *driver.children(recursive=True)]
 
     def _wait(self, is_so: Callable[[int], bool]) -> None:
         ledger = Ledger(Folder.at(self.ledger))
@@ -176,7 +178,7 @@ class Teaching:
         """Kill the process that holds the teacher; return what stood on disk before another could touch it."""
         processes = self.wait_for(share)
         (actor,), engines = choose(processes, "TeacherActor"), choose(processes, "EngineCore")
-        assert len(engines) == (self.kind == "vllm")
+        assert len(engines) == (self.kind == "vllm"), processes
         kill([actor])
         wait_until_gone([actor])
         entries = self._look()
@@ -303,7 +305,7 @@ def teaching(request, tmp_path) -> Iterator[Teaching]:
     root = tmp_path / "runs"
     if request.param == "openai":
         expected = request.getfixturevalue("undisturbed_rows")
-        with serve(latency_s=0.6) as served:
+        with serve(latency_s=1.5) as served:
             teaching = ask_openai(request.getfixturevalue("topics"), root, served)
             teaching.expected_rows = expected
             yield from see_to_its_end(teaching)

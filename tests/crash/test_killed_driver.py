@@ -29,7 +29,8 @@ def small_experiment(tmp_path):
         f"students.minilm.model={tmp_path}/model",
         "students.minilm.folds=2",
         "students.minilm.seeds=[1,2]",
-        f"evaluation.prototype.model={tmp_path}/model",
+        f"evaluation.prototype.encoder.model={tmp_path}/model",
+        f"evaluation.frozen.encoder.model={tmp_path}/model",
         "evaluation.n_replicates=100",
     ]
 

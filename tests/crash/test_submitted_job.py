@@ -21,7 +21,8 @@ def experiment(tmp_path):
         "arms.offline.data.limit=20",
         f"students.minilm.model={tmp_path}/model",
         "students.minilm.folds=2",
-        f"evaluation.prototype.model={tmp_path}/model",
+        f"evaluation.prototype.encoder.model={tmp_path}/model",
+        f"evaluation.frozen.encoder.model={tmp_path}/model",
         "evaluation.n_replicates=100",
     ]
 

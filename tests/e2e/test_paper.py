@@ -18,7 +18,8 @@ def test_paper_experiment_runs_in_full_with_tiny_students(tmp_path, data_root):
         *(f"students.{kind}.{change}" for kind in ("distilbert", "roberta") for change in (
             f"model={tmp_path}/{kind}", "epochs=2", "seeds=[42,43]",
         )),
-        f"evaluation.prototype.model={tmp_path}/distilbert",
+        f"evaluation.prototype.encoder.model={tmp_path}/distilbert",
+        f"evaluation.frozen.encoder.model={tmp_path}/distilbert",
         "evaluation.n_replicates=200",
         "task.settings=[standard,dev-selected]",
         f"data.root={data_root}",

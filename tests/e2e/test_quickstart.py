@@ -22,7 +22,7 @@ def test_quickstart_runs_and_the_second_time_does_nothing(tmp_path):
     entries = read_entries(result)
     assert {(arm, student) for arm, student, *_ in entries} == {
         ("offline", "minilm"), ("majority", None), ("prior", None), ("length", None), ("prototype", None),
-        ("tfidf_offline", None),
+        ("tfidf_offline", None), ("frozen_offline", None),
     }  # fmt: skip
     assert {(benchmark, setting) for _, _, benchmark, setting, _ in entries} == {("Handwritten-60", "standard")}
     assert {n for *_, n in entries.values()} == {60}

@@ -56,7 +56,8 @@ def command(tmp_path):
         "data=topics", f"data.path={topics}", "teacher=openai", "teacher.model=sample",
         f"teacher.api_key_env={KEY_NAME}", "teacher.max_retries=0", "teacher.max_tries=1", "student=classifier",
         f"student.model={model}", "student.folds=0", "student.seeds=[1]", "student.epochs=1",
-        f"evaluation.prototype.model={model}", "evaluation.n_replicates=100", f"root={tmp_path}/runs",
+        f"evaluation.prototype.encoder.model={model}", f"evaluation.frozen.encoder.model={model}",
+        "evaluation.n_replicates=100", f"root={tmp_path}/runs",
     ]  # fmt: skip
 
 

@@ -6,8 +6,8 @@ from pipeline.evaluation.comparison import COMPARISON
 from pipeline.records import Completion, Example, Outcome, Request, from_table
 from pipeline.stages.generate import judge_completion
 from pipeline.storage import Folder
-from pipeline.tasks import TASKS
 from pipeline.teachers.ledger import Ledger
+from tests.composing import compose_method, compose_task
 from tests.jobs import read_submitted, submit
 from tests.models import build_tiny
 
@@ -30,7 +30,8 @@ def test_the_engine_writes_rows_that_train_a_student_and_judges_beside_it(job_cl
     stopped = [c for c in completions if c.finish_reason == "stop"]
     assert len(stopped) >= 0.9 * len(completions)
     requests = read_requests(tmp_path / "root")
-    assert {judge_completion(TASKS["ambiguity"], requests[c.request_id], c) for c in stopped} == {Outcome.OK}
+    task, method = compose_task("ambiguity"), compose_method("paired")
+    assert {judge_completion(task, method, requests[c.request_id], c) for c in stopped} == {Outcome.OK}
     efficiency = dataset.read_json("efficiency.json")
     assert sum(efficiency["time_shares"].values()) == pytest.approx(1)
     assert efficiency["tokens_per_s"] > 0
@@ -38,7 +39,7 @@ def test_the_engine_writes_rows_that_train_a_student_and_judges_beside_it(job_cl
 
     build_tiny("distilbert", tmp_path / "model")
     student = [f"student.model={tmp_path}/model", "student.folds=0", "student.seeds=[1]", "evaluation.n_replicates=100"]
-    student.append(f"evaluation.prototype.model={tmp_path}/model")
+    student += [f"evaluation.{baseline}.encoder.model={tmp_path}/model" for baseline in ("prototype", "frozen")]
     folder = Folder.at(read_submitted(submit(job_cluster, *everyday, *student)))
     judged = {(entry["arm"], entry["student"]) for entry in folder.read_json(COMPARISON)}
     assert {("vllm_tiny", "minilm"), ("vllm_tiny_zero_shot", "zero-shot")} <= judged

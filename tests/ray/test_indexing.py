@@ -150,6 +150,57 @@ def test_broken_lines_are_named_and_too_many_of_them_end_the_run(ray_cluster, tm
     assert "1.jsonl, line 21" in caplog.text
 
 
+def test_documents_outside_of_a_share_are_left_out_and_counted(ray_cluster, tmp_path):
+    (tmp_path / "corpus").mkdir()
+    lines = [json.dumps({"text": f"wind {n}", "asin": f"B{n % 30}"}) for n in range(120)]
+    (tmp_path / "corpus" / "0.jsonl").write_text("\n".join(lines))
+    found = []
+    for low, high in ((0, 0.5), (0.5, 1)):
+        share = f"corpus.share={{column: product, low: {low}, high: {high}, seed: 3}}"
+        steps = build(tmp_path, "+corpus.columns.extras.product=asin", share)
+        counts = steps[0].manifest["counts"]
+        assert counts["documents"] + counts["outside_share"] == 120
+        found += [passage.text for passage in search(steps[-1], ["wind"], k=120)[0]]
+    assert sorted(found) == sorted(f"wind {n}" for n in range(120))
+    (tmp_path / "corpus" / "0.csv").write_text('"1","Wind","A mill"\n')
+    changes = ["paths=['*.csv']", "share={column: product, low: 0, high: 0.5, seed: 3}"]
+    places = [f"data.root={tmp_path}/corpus", f"root={tmp_path}/root", "tracking=none"]
+    with pytest.raises(SourceError, match=r"0\.csv, line 1: share.column 'product' .*: class, title"):
+        index(compose_index(["corpus=ag_news", *places, *(f"corpus.{change}" for change in changes)]))
+
+
+def test_a_corpus_of_two_parts_is_one(ray_cluster, tmp_path, caplog):
+    folder = tmp_path / "corpus"
+    folder.mkdir()
+    (folder / "a.tsv").write_text("text\nwind mill\nstone bank\nriver song\n")
+    texts = ["music bank", "wind mill", "solar song"]
+    (folder / "b.jsonl").write_text("\n".join(json.dumps({"title": "", "text": t, "category": ""}) for t in texts))
+    paths = ["corpus=ag_bbc", "corpus.parts.keaml_ag.paths=['*.tsv']", "corpus.parts.bbc_news.paths=['*.jsonl']"]
+
+    def build_both(*overrides, root="root"):
+        common = [f"data.root={folder}", f"root={tmp_path}/{root}", "retriever=bm25", "tracking=none"]
+        return index(compose_index([*paths, *common, *overrides])).steps
+
+    corpus, built = build_both()
+    counts = corpus.manifest["counts"]
+    assert (counts["documents_read"], counts["exact_duplicates"], counts["documents"]) == (6, 1, 5)
+    (found,) = search(built, [" ".join(WORDS) + " wind stone river music solar mill bank song"])
+    assert sorted(p.text for p in found) == sorted({"wind mill", "stone bank", "river song", *texts})
+    first, _ = build_both("corpus.limit=4")
+    assert first.manifest["counts"]["beyond_limit"] == 1
+    assert [step.kept for step in build_both()] == [True, True]
+    with (folder / "b.jsonl").open("a") as file:
+        file.write('\n{"title": "", "text": "half')
+    with pytest.raises(
+        SourceError, match=r"1 of 4 lines(.|\n)*b\.jsonl, line 4(.|\n)*corpus\.parts\.bbc_news\.max_broken"
+    ):
+        build_both()
+    build_both("corpus.parts.bbc_news.max_broken_share=0.5")
+    with pytest.raises(SourceError, match=r"no file matches '\*\.x'"):
+        build_both("corpus.parts.bbc_news.paths=['*.x']", root="other")
+    assert not (tmp_path / "other" / "steps").exists()
+
+
 def test_one_id_of_two_documents_is_an_error_that_names_both(ray_cluster, tmp_path):
     (tmp_path / "corpus").mkdir()
     lines = [{"id": "a", "text": "wind mill"}, {"id": "b", "text": "stone bank"}, {"id": "a", "text": "river song"}]

@@ -15,7 +15,6 @@ from pipeline.prompts.requests import make_request
 from pipeline.records import Outcome, Seed
 from pipeline.stages.generate import judge_completion
 from pipeline.storage import Folder
-from pipeline.tasks import TASKS
 from pipeline.tasks.ambiguity import PairedConfig
 from pipeline.teachers.kinds import make_teacher
 from pipeline.teachers.ledger import Ledger, group_by_request
@@ -23,13 +22,14 @@ from pipeline.teachers.offline import OfflineConfig, OfflineTeacher
 from pipeline.teachers.plan import DIED, Limits, find_unsettled
 from pipeline.teachers.pool import PoolConfig, teach
 from pipeline.teachers.teacher import PriceConfig, SamplingConfig
+from tests.composing import compose_task
 
 pytestmark = pytest.mark.ray
 
-TASK = TASKS["ambiguity"]
+TASK = compose_task("ambiguity")
 METHOD = PairedConfig(name="paired", n_intents=5, similar_lengths=False, max_attempts=3)
 LIMITS = Limits(max_attempts=3, max_tries=2)
-JUDGE = partial(judge_completion, TASK)
+JUDGE = partial(judge_completion, TASK, METHOD)
 
 
 NO_PRICE = PriceConfig(per_million_prompt_tokens=None, per_million_completion_tokens=None, per_device_hour=None)
@@ -39,7 +39,7 @@ def make_requests(n):
     requests = []
     for i in range(n):
         seed = Seed(f"s{i}", f"Topic number {i}", f"s{i}")
-        prompt = TASK.write_prompt(seed, (), METHOD)
+        (prompt,) = TASK.write_prompts([seed], {}, METHOD, 1)
         requests.append(
             make_request(
                 seed, (), prompt.messages, prompt.schema,

@@ -9,10 +9,12 @@ from pipeline.config import validate
 from pipeline.errors import ConfigError
 from pipeline.prompts.requests import make_request
 from pipeline.records import Completion, Outcome, Passage, Request, Seed
-from pipeline.tasks.ambiguity import AMBIGUITY, PairedConfig
+from pipeline.tasks.ambiguity import AmbiguityConfig, PairedConfig
 from pipeline.tasks.ambiguity_rules import MAX_INTENTS
+from tests.composing import compose_option, compose_task
 
 METHOD = {"name": "paired", "n_intents": 2, "similar_lengths": False, "max_attempts": 3}
+AMBIGUITY = compose_task("ambiguity")
 SEED = Seed("gardening", "Gardening", "gardening")
 REPLY = {
     "intents": [
@@ -31,13 +33,13 @@ REPLY = {
 
 
 def make(**changes) -> Request:
-    prompt = AMBIGUITY.write_prompt(SEED, (), validate(PairedConfig, {**METHOD, **changes}))
+    (prompt,) = AMBIGUITY.write_prompts([SEED], {}, validate(PairedConfig, {**METHOD, **changes}), 1)
     return make_request(SEED, (), prompt.messages, prompt.schema, temperature=1.0, top_p=0.9, teacher={}, run_seed=1)
 
 
 def parse(reply, request=None):
     completion = Completion("r", 1, Outcome.OK, json.dumps(reply), "stop", 1, 1, 0.0, 0.1)
-    return AMBIGUITY.parse(request or make(), completion)
+    return AMBIGUITY.parse(request or make(), completion, PairedConfig(**METHOD))
 
 
 def write_user_prompt(**changes) -> str:
@@ -133,7 +135,15 @@ def test_similar_lengths_are_asked_for_only_where_wanted():
 
 def test_passages_are_quoted_with_their_ranks():
     passages = (Passage("p1", "Prune in March.", 2.0, 1), Passage("p2", "Water at dawn.", 1.0, 2))
-    content = AMBIGUITY.write_prompt(SEED, passages, PairedConfig(**METHOD)).messages[1].content
+    (prompt,) = AMBIGUITY.write_prompts([SEED], {SEED.seed_id: passages}, PairedConfig(**METHOD), 1)
+    content = prompt.messages[1].content
     assert "Document 1:\nPrune in March." in content
     assert "Document 2:\nWater at dawn." in content
     assert "Document" not in write_user_prompt()
+
+
+@pytest.mark.parametrize("labels", [[], ["clear"], ["clear", "ambiguous", "vague"]])
+def test_each_label_has_one_prototype(labels):
+    values = compose_option("task", "ambiguity") | {"prototypes": dict.fromkeys(labels, "A sentence.")}
+    with pytest.raises(ConfigError, match=r"prototypes: Value error, one sentence for each of"):
+        validate(AmbiguityConfig, values)

@@ -12,28 +12,32 @@ import pytest
 ROOT = Path(__file__).parents[2]
 LAYERS = {
     **dict.fromkeys(
-        ("errors", "config", "records", "identity", "storage", "steps", "tracking", "progress", "weights"), 0
+        ("errors", "config", "records", "identity", "storage", "steps", "tracking", "progress", "weights", "encoder"), 0
     ),
     **dict.fromkeys(("sources", "retrieval", "prompts", "teachers", "quality", "students", "evaluation", "report"), 1),
     "tasks": 2,
-    **dict.fromkeys(("experiment", "cluster", "stages", "flow", "indexing", "launch"), 3),
+    **dict.fromkeys(("experiment", "cluster", "stages", "flow", "indexing", "prediction", "doctor", "launch"), 3),
     "ray_jobs": 4,
 }
 """Each part of the system: a module or package of `pipeline`, and `ray_jobs`."""
 SIBLINGS = {1}
 """Layers whose parts may not import each other."""
-MAY_IMPORT = {("tasks", "prompts")}
-"""What a task may import of layer 1; it states what is asked, and nothing of how."""
+MAY_IMPORT = {("tasks", "prompts"), ("tasks", "retrieval"), ("tasks", "sources")}
+"""What a task may import of layer 1: it states what is asked, of which passages, and on what it is judged."""
 MAY_USE_RAY = {
     "pipeline.teachers.pool",
     "pipeline.students.train",
     "pipeline.cluster",
     "pipeline.flow",
+    "pipeline.prediction.score",
     "pipeline.stages.retrieve",
+    "pipeline.stages.trials",
+    "pipeline.students.trial",
 }
 HEAVY = {
     *("torch", "transformers", "sentence_transformers", "datasets", "sklearn", "scipy", "pandas", "matplotlib"),
-    *("mlflow", "ray", "vllm", "faiss", "bm25s", "numba", "lxml"),
+    *("mlflow", "ray", "vllm", "faiss", "bm25s", "numba", "lxml", "onnx", "onnxruntime", "huggingface_hub"),
+    *("spacy", "sacrebleu", "mauve"),
 }
 
 

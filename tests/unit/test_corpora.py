@@ -19,7 +19,7 @@ from pipeline.errors import ConfigError, SourceError
 from pipeline.launch import CONF
 from pipeline.sources import streams
 from pipeline.sources.corpora import identify_lists, list_files, read_documents
-from pipeline.sources.corpus_kinds import AnyCorpusConfig
+from pipeline.sources.corpus_kinds import AnyCorpusConfig, get_parts
 from pipeline.sources.streams import Broken, RawDocument
 from pipeline.sources.tables import file_digest
 
@@ -73,14 +73,35 @@ def test_every_file_of_the_group_composes_and_validates(name):
     config = make_corpus(name)
     written = yaml.safe_load((CONF / "corpus" / f"{name}.yaml").read_text())
     assert config.kind == written.get("kind", config.kind)
-    assert config.cutting.max_tokens == 400
+    assert {part.cutting.max_tokens for part in get_parts(config).values()} == {400}
 
 
 def test_all_kinds_have_a_file():
     kinds = {make_corpus(name).kind for name in NAMES}
     union = AnyCorpusConfig.__args__[0].__args__
     assert kinds == {member.model_fields["kind"].annotation.__args__[0] for member in union}
-    assert len(NAMES) == 16
+    assert len(NAMES) == 22
+
+
+@pytest.mark.parametrize(
+    ("part", "message"),
+    [
+        ({"limit": 5}, "parts.bbc_news: the whole has limit and near_duplicates"),
+        ({"near_duplicates": 0.8}, "parts.bbc_news: the whole has limit and near_duplicates"),
+        ({"ids": "own", "columns": {"id": "id"}}, "parts.bbc_news.ids is 'own', of the whole 'content'"),
+        ({"kind": "combined"}, "corpus.parts.bbc_news"),
+    ],
+)
+def test_what_is_decided_for_a_whole_is_not_said_of_its_parts(part, message):
+    with pytest.raises(ConfigError, match=message):
+        make_corpus("ag_bbc", parts={"bbc_news": part})
+
+
+def test_a_share_is_by_one_of_the_extras():
+    share = {"column": "asin", "low": 0, "high": 0.5, "seed": 1}
+    assert make_corpus("jsonl", columns={"extras": {"asin": "id"}}, share=share).share.column == "asin"
+    with pytest.raises(ConfigError, match=r"'asin' must be one of columns\.extras, which has title"):
+        make_corpus("jsonl", columns={"extras": {"title": "title"}}, share=share)
 
 
 # Tables and text

@@ -16,9 +16,9 @@ from omegaconf import OmegaConf
 from pydantic import TypeAdapter
 
 from pipeline.config import validate
+from pipeline.encoder import EncoderConfig
 from pipeline.errors import ConfigError, StorageError
 from pipeline.retrieval.dense import AnyFaissConfig, DenseConfig, DenseShard, build, measure_recall, train
-from pipeline.retrieval.encoder import EncoderConfig
 from pipeline.retrieval.hits import Hits, merge
 
 CONF = Path(__file__).parents[2] / "conf"

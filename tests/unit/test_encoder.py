@@ -10,8 +10,8 @@ from sentence_transformers.sentence_transformer.modules import Pooling, Transfor
 from transformers import AutoModel, AutoTokenizer
 
 from pipeline.config import validate
+from pipeline.encoder import Encoder, EncoderConfig, check_encoder, describe_encoder, load_encoder
 from pipeline.errors import ConfigError
-from pipeline.retrieval.encoder import Encoder, EncoderConfig, check_encoder, describe_encoder, load_encoder
 from pipeline.weights import PinnedModel, locate_model, pin_model
 from tests.models import SENTENCES, build_tiny
 

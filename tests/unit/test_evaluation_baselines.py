@@ -2,7 +2,6 @@ import numpy as np
 import pytest
 from sklearn.metrics import f1_score, roc_auc_score
 
-from pipeline.errors import ConfigError
 from pipeline.evaluation.baselines import (
     predict_length,
     predict_majority,
@@ -142,9 +141,3 @@ def test_prototype_of_three_classes_scores_against_the_nearest_other():
         items, lambda t: np.array([vectors[s] for s in t]), {"a": "A", "b": "B", "c": "C"}, "abc", "a", **PLACE
     )
     assert (row.predicted, row.score) == ("c", pytest.approx(2 / 7 - 6 / 7))
-
-
-@pytest.mark.parametrize("names", [("clear",), ("clear", "vague"), ("clear", "ambiguous", "other")])
-def test_prototype_needs_one_sentence_for_each_class(names):
-    with pytest.raises(ConfigError, match=r"prototype\.sentences"):
-        predict_prototype(make_items(1, 1), np.zeros, dict.fromkeys(names, "x"), LABELS, "ambiguous", **PLACE)

@@ -154,3 +154,14 @@ def test_predictions_that_can_not_be_measured_are_refused(change, message):
     rows = [row for seed in range(2) for row in make_predictions([0, 1, 1], [0, 1, 0], seed=seed)]
     with pytest.raises(ValueError, match=message):
         estimate(change(rows), LABELS, "ambiguous", 100, 0)
+
+
+def test_the_deviation_over_seeds_is_that_of_the_seeds_own_values():
+    truth = [1, 1, 0, 0]
+    decisions = {0: [1, 1, 0, 0], 1: [1, 0, 0, 0], 2: [1, 0, 1, 0]}
+    predictions = [row for seed, said in decisions.items() for row in make_predictions(truth, said, seed=seed)]
+    accuracy = by_measure(estimate(predictions, LABELS, None, 100, 0))["accuracy"]
+    assert accuracy.value == pytest.approx(0.75)
+    assert accuracy.seed_sd == pytest.approx(0.25)
+    one = estimate(make_predictions(truth, decisions[1]), LABELS, None, 100, 0)
+    assert {each.seed_sd for each in one} == {None}

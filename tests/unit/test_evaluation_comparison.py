@@ -44,7 +44,7 @@ def test_entries_are_written_sorted_with_exactly_the_fields_of_the_comparison(tm
         ("ClariQ", "standard", "llama31_8b", "minilm", "accuracy"),
         ("ClariQ", "standard", "majority", None, "AUROC"),
     ]
-    keys = ["arm", "student", "data", "benchmark", "setting", "measure", "value", "low", "high", "n"]
+    keys = ["arm", "student", "data", "benchmark", "setting", "measure", "value", "low", "high", "n", "seed_sd"]
     assert all(list(row) == keys for row in rows)
 
 
@@ -62,13 +62,19 @@ def test_a_combination_may_be_there_once(tmp_path):
 
 
 def test_the_configuration_of_evaluation_validates_and_is_bounded():
+    encoder = {
+        "model": "minilm", "revision": None, "pooling": "auto", "max_tokens": 64, "query_prefix": "",
+        "document_prefix": "", "precision": "fp32", "batch_size": 64,
+    }  # fmt: skip
     values = {
         "n_replicates": 1000,
         "seed": 0,
         "prior_seeds": 20,
         "cost": {"batch_size": 32, "n_warmup": 5, "n_single": 50},
-        "prototype": {"model": "minilm", "sentences": {"clear": "A.", "ambiguous": "B."}},
+        "prototype": {"encoder": encoder},
+        "frozen": {"encoder": encoder, "inverse_regularisation": 1.0, "class_weights": True},
     }
     assert validate(EvaluationConfig, values).cost.batch_size == 32
+    assert validate(EvaluationConfig, values | {"frozen": None}).frozen is None
     with pytest.raises(ConfigError, match=r"(?s)n_replicates.*cost\.batch_size"):
         validate(EvaluationConfig, values | {"n_replicates": 10, "cost": values["cost"] | {"batch_size": 0}})

@@ -38,7 +38,7 @@ def test_without_arms_the_groups_form_one_arm_and_one_student_named_by_their_cho
     experiment = compose_experiment(["student=frozen_minilm", "method=paired_similar_lengths"])
     assert list(experiment.arms) == ["offline"]
     assert list(experiment.students) == ["frozen_minilm"]
-    assert experiment.students["frozen_minilm"].frozen_encoder
+    assert experiment.students["frozen_minilm"].kind == "frozen"
     assert experiment.arms["offline"].method.similar_lengths
     assert experiment.arms["offline"].teacher.kind == "offline"
     assert experiment.name == "ambiguity_offline_frozen_minilm"
@@ -60,9 +60,16 @@ def test_a_name_that_was_given_stands():
 def test_a_choice_becomes_a_key_in_small_letters():
     plain = {**QUICKSTART, **QUICKSTART["arms"]["offline"], "student": QUICKSTART["students"]["minilm"]}
     plain["judge"] = {"prompt": None, "sampling": None, "max_attempts": None}
-    composed = {**{k: v for k, v in plain.items() if k != "students"}, "arms": {}, "students": {}, "name": None}
+    composed = {
+        **{k: v for k, v in plain.items() if k not in ("students", "index")},
+        "arms": {},
+        "students": {},
+        "name": None,
+    }
     composed["data"] = {**composed["data"], "root": "/data"}
-    experiment = read_experiment(composed, {"data": "t", "teacher": "Llama-3.1", "student": "My.BERT"}, frozenset())
+    experiment = read_experiment(
+        composed, {"data": "t", "teacher": "Llama-3.1", "student": "My.BERT"}, frozenset(), ExperimentConfig
+    )
     assert list(experiment.arms) == ["llama_3_1"]
     assert list(experiment.students) == ["my_bert"]
     assert experiment.data.root == "/data"
@@ -113,7 +120,7 @@ def test_a_student_can_be_added_to_an_experiment():
     assert list(experiment.pairs()) == [("offline", "minilm"), ("offline", "frozen")]
 
 
-@pytest.mark.parametrize("key", ["majority", "prior", "length", "prototype", "tfidf_offline"])
+@pytest.mark.parametrize("key", ["majority", "prior", "length", "prototype", "tfidf_offline", "frozen_offline"])
 def test_an_arm_or_a_judge_named_like_a_baseline_is_refused(key):
     message = explain(("arms", {key: QUICKSTART["arms"]["offline"]}))
     assert f"arms.{key}: that is the name of a baseline" in message
@@ -190,11 +197,61 @@ def test_topics_need_a_teacher_and_a_method(part):
 def test_rows_take_neither_teacher_nor_method(part):
     message = explain(("arms.gpt41", {**ROWS, part: QUICKSTART["arms"]["offline"][part]}))
     assert "arms.gpt41: " in message
-    assert "leave out `teacher` and `method`" in message
+    assert "leave out `teacher`, `method` and `index`" in message
+
+
+MIX = {"data": {"kind": "mix", "shares": {"offline": 1.0}, "seed": 42}, "filters": ROWS["filters"]}
+
+
+def mix(**shares) -> dict:
+    return {**MIX, "data": {**MIX["data"], "shares": shares}}
+
+
+def test_a_mix_may_come_before_the_arms_that_it_draws_from():
+    experiment = validate(ExperimentConfig, change(("arms", {"mixed": MIX, "offline": QUICKSTART["arms"]["offline"]})))
+    assert list(experiment.arms) == ["mixed", "offline"]
+
+
+def test_a_mix_of_an_arm_that_does_not_exist_is_refused():
+    message = explain(("arms", {**QUICKSTART["arms"], "mixed": mix(offlne=1.0)}))
+    assert "arms.mixed.data: no arm offlne to take rows from; have ['offline', 'mixed']" in message
+
+
+def test_arms_may_take_rows_from_derived_arms_and_never_in_a_circle():
+    arms = {"more": mix(mixed=1.0), "mixed": MIX, **QUICKSTART["arms"]}
+    assert validate(ExperimentConfig, change(("arms", arms))).order_arms() == ["offline", "mixed", "more"]
+    for shares in ({"mixed": 1.0}, {"more": 1.0}):
+        message = explain(("arms", {**arms, "mixed": mix(**shares)}))
+        assert "take rows from each other in a circle" in message
+
+
+@pytest.mark.parametrize(
+    ("shares", "mistake"),
+    [
+        ({"offline": 0.5, "rows": 0.4}, "shares sum to 0.9; they must sum to 1"),
+        ({"offline": 1.0, "rows": 0.0}, "every share is more than 0; leave out rows"),
+        ({"offline": 1.5, "rows": -0.5}, "every share is more than 0; leave out rows"),
+        ({"offline": 1 - 2e-6}, "they must sum to 1"),
+        ({"offline": float("nan")}, "every share is more than 0"),
+        ({}, "at least 1"),
+    ],
+)
+def test_shares_of_a_mix_are_above_0_and_sum_to_1(shares, mistake):
+    assert mistake in explain(("arms", {**QUICKSTART["arms"], "rows": ROWS, "mixed": mix(**shares)}))
+
+
+def test_a_sum_of_shares_may_be_off_by_what_floats_are_off():
+    arms = {**QUICKSTART["arms"], "a": ROWS, "b": ROWS, "mixed": mix(offline=0.1, a=0.2, b=0.7 - 5e-7)}
+    assert validate(ExperimentConfig, change(("arms", arms))).arms["mixed"].data.shares["a"] == 0.2
+
+
+def test_a_mix_has_no_teacher_of_its_own():
+    arm = {**MIX, "teacher": QUICKSTART["arms"]["offline"]["teacher"]}
+    assert "leave out `teacher`, `method` and `index`" in explain(("arms", {**QUICKSTART["arms"], "mixed": arm}))
 
 
 def test_rows_beside_a_teacher_on_the_command_line_are_refused():
-    with pytest.raises(ConfigError, match="leave out `teacher` and `method`"):
+    with pytest.raises(ConfigError, match="leave out `teacher`, `method` and `index`"):
         compose_experiment(["data=wiser_gpt41", "teacher=offline"])
 
 
@@ -211,7 +268,8 @@ def test_students_that_nothing_judges_are_refused():
 
 
 def test_a_task_that_does_not_exist_is_refused_with_those_that_do():
-    assert "no such task; known: ambiguity" in explain(("task.name", "ambigous"))
+    message = explain(("task.kind", "ambigous"))
+    assert "'ambiguity', 'classification'" in message
 
 
 @pytest.mark.parametrize(

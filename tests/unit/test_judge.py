@@ -14,18 +14,18 @@ from pipeline.prompts.requests import make_request
 from pipeline.records import Completion, Example, GoldItem, Outcome, Prediction, Seed, from_table, to_table
 from pipeline.report.table import JUDGES
 from pipeline.sources.benchmarks import Benchmark
+from pipeline.sources.community import NO_COMMUNITIES
 from pipeline.stages.compare import compare
-from pipeline.stages.generate import CARD, EFFICIENCY, EXAMPLES, SAMPLES
+from pipeline.stages.dataset import CARD, EFFICIENCY, EXAMPLES, SAMPLES
 from pipeline.stages.inputs import Gold, Inputs
 from pipeline.stages.judge import describe_cost, evaluate_judges, plan_questions, read_judgement
 from pipeline.steps import Outputs, Steps
 from pipeline.storage import Folder
-from pipeline.tasks import TASKS
 from pipeline.tasks.task import JudgePrompt
 from pipeline.teachers.efficiency import Session
-from tests.composing import compose_experiment
+from tests.composing import compose_experiment, compose_task
 
-AMBIGUITY = TASKS["ambiguity"]
+AMBIGUITY = compose_task("ambiguity")
 LABELS = {
     "q1": "ambiguous", "q2": "clear", "q3": "ambiguous", "q4": "clear", "q5": "ambiguous", "q6": "clear"
 }  # fmt: skip
@@ -37,7 +37,7 @@ def make_gold(name: str, texts, splits=("test",)) -> Gold:
         GoldItem(f"{name}-{text}", text, LABELS[text], splits[index % len(splits)]) for index, text in enumerate(texts)
     )
     dev = tuple(split for split in splits if split != "test")
-    return Gold(Benchmark(name, "ambiguous", (), lambda root: [], test_splits=("test",), dev_splits=dev), items)
+    return Gold(Benchmark(name, (), lambda root: [], test_splits=("test",), dev_splits=dev), items)
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +61,9 @@ class Bench:
         self.experiment = experiment
         self.root = Folder.at(experiment.root)
         golds = golds or (make_gold("Six", LABELS),)
-        self.inputs = Inputs(AMBIGUITY, {}, {}, {gold.benchmark.name: gold for gold in golds}, {})
+        self.inputs = Inputs(
+            AMBIGUITY, {}, {}, {gold.benchmark.name: gold for gold in golds}, {}, {}, {}, NO_COMMUNITIES
+        )
         self.finished = []
 
     def plan(self, key="llm"):
@@ -113,7 +115,7 @@ def test_each_text_of_all_benchmarks_is_asked_once_greedily_and_for_a_word(compo
         assert (request.temperature, request.top_p) == (0.0, 1.0)
         assert set(request.choices) == {"yes", "no"}
         assert request.response_schema == ""
-        assert request.messages == AMBIGUITY.write_judgement(request.seed.text, "zero_shot")
+        assert request.messages == AMBIGUITY.judging.write(request.seed.text, "zero_shot")
 
 
 def test_words_become_labels_and_a_row_of_the_comparison(bench):
@@ -327,7 +329,7 @@ def test_the_comparison_holds_judges_and_what_teachers_took(bench):
         "human": make_dataset(bench.root, "human", None),
     }
     judged = bench.evaluate()
-    folder = compare(datasets, [], judged, bench.experiment, AMBIGUITY.labels, Steps(bench.root)).folder
+    folder = compare(datasets, [], judged, None, bench.experiment, AMBIGUITY, Steps(bench.root)).folder
     assert folder.read_json("efficiency.json") == [{"arm": "llama", **efficiency}]
     (cost,) = folder.read_json("cost.json")
     assert (cost["arm"], cost["student"], cost["n_in_flight"]) == ("llm", "zero-shot", 1)
@@ -342,7 +344,7 @@ def make_completion(text: str, outcome: Outcome = Outcome.OK, **changes) -> Comp
 
 @pytest.fixture(scope="module")
 def request_for_a_word():
-    seed, messages = Seed("s", "q", "g"), AMBIGUITY.write_judgement("q", "zero_shot")
+    seed, messages = Seed("s", "q", "g"), AMBIGUITY.judging.write("q", "zero_shot")
     sampling = {"temperature": 0.0, "top_p": 1.0}
     return make_request(seed, (), messages, None, choices=("no", "yes"), **sampling, teacher={}, run_seed=1)
 

@@ -20,7 +20,7 @@ from pipeline.identity import derive_seed
 from pipeline.prompts.requests import make_request
 from pipeline.prompts.schemas import array, record, text
 from pipeline.records import Message, Outcome, Seed
-from pipeline.tasks.ambiguity import PairedConfig, parse, write_prompt
+from pipeline.tasks.ambiguity import PairedConfig, parse, write_prompts
 from pipeline.teachers.openai import OpenAIConfig, OpenAITeacher, read_key, write_body
 from tests.conftest import PROJECT
 from tests.endpoint import OK, draw, key_prompt, serve
@@ -564,7 +564,7 @@ def test_every_prompt_gets_as_many_calls_as_its_faults_need(form):
     method = validate(PairedConfig, {**read_conf("method/paired"), "n_intents": 3})
     requests = []
     for n in range(60):
-        prompt = write_prompt(Seed(f"t{n}", f"topic {n}", f"t{n}"), (), method)
+        (prompt,) = write_prompts([Seed(f"t{n}", f"topic {n}", f"t{n}")], {}, method, 1)
         requests.append(request_for(f"topic {n}", prompt.schema))
     expected = {request.request_id: predict(shares, 5, request, 4) for request in requests}
     assert {len(met) for met in expected.values()} >= {1, 2, 3, 4}
@@ -580,7 +580,7 @@ def test_every_prompt_gets_as_many_calls_as_its_faults_need(form):
     }  # fmt: skip
     texts = []
     for request, completion in zip(requests, completions, strict=True):
-        parsed = parse(request, completion)
+        parsed = parse(request, completion, method)
         assert parsed.outcome is outcomes[expected[request.request_id][-1]]
         texts += [example.text for example in parsed.examples]
     assert len(texts) > 100

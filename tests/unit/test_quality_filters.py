@@ -18,9 +18,12 @@ SETTINGS = {
     "drop_conflicting_labels": True,
     "drop_exact_duplicates": True,
     "near_duplicate_similarity": 0.9,
+    "copying": None,
     "leak_similarity": 0.8,
     "max_leaked_share": 1.0,
     "length_matched": False,
+    "label_shares": None,
+    "max_rows": None,
 }
 NO_FILTERS = {
     **SETTINGS,
@@ -68,6 +71,18 @@ def test_each_filter_rejects_its_row_in_order():
     assert filtered.leaked == {"B": Overlap(1, 1, 1)}
 
 
+def test_the_limit_of_rows_counts_those_that_pass_all_other_filters_and_rejects_the_rest():
+    examples = [
+        Example(f"r{i}", "", f"g{i // 4}", f"{i % 4} of {i // 4}", ("clear", "ambiguous")[i % 2]) for i in range(40)
+    ]
+    repeated = [Example(f"x{i}", "", "g0", "0 of 0", "clear") for i in range(9)]
+    config = FiltersConfig(**{**SETTINGS, "near_duplicate_similarity": None, "max_rows": 12})
+    filtered = apply_filters(examples + repeated, config, GOLD, seed=0)
+    assert Counter(reject.reason for reject in filtered.rejects) == {"exact_duplicate": 9, "beyond_max_rows": 28}
+    assert len(filtered.kept) == 12
+    assert "3 of 10 groups kept, 12 of 40 rows, for at most 12" in filtered.rejects[-1].detail
+
+
 def test_filters_can_be_switched_off():
     filtered = apply_filters(one_row_per_reason(), FiltersConfig(**NO_FILTERS), {}, seed=0)
     assert filtered.kept == one_row_per_reason()
@@ -102,6 +117,7 @@ def test_no_rows_are_refused():
             "near_duplicate_similarity": st.sampled_from([None, 0.5, 0.9]),
             "leak_similarity": st.sampled_from([0.5, 0.9]),
             "length_matched": st.booleans(),
+            "max_rows": st.sampled_from([None, 100]),
         }
     ),
 )
@@ -123,9 +139,10 @@ def test_rows_in_are_rows_out_and_rejects(pairs, choices):
 def test_config_mistakes_are_named():
     with pytest.raises(ConfigError) as caught:
         validate(
-            FiltersConfig, {**SETTINGS, "near_duplicate_similarity": 1.5, "leak_similarity": 0, "length_match": True}
+            FiltersConfig,
+            {**SETTINGS, "near_duplicate_similarity": 1.5, "leak_similarity": 0, "max_rows": 0, "length_match": True},
         )
-    for key in ("near_duplicate_similarity", "leak_similarity", "length_match"):
+    for key in ("near_duplicate_similarity", "leak_similarity", "max_rows", "length_match"):
         assert f"  {key}: " in str(caught.value)
 
 

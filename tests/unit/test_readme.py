@@ -3,7 +3,7 @@ import shlex
 
 import pytest
 
-from tests.composing import compose_experiment, compose_index
+from tests.composing import compose_curves, compose_experiment, compose_index
 from tests.conftest import PROJECT
 
 
@@ -14,13 +14,20 @@ def find_commands(scripts):
         yield from re.findall(rf"python ray_jobs/(?:{scripts})\.py (.*?)(?:`|  +#|\n)", text)
 
 
-COMMANDS = list(find_commands("run|generate|train|evaluate|compare"))
+COMMANDS = list(find_commands("run|generate|train|evaluate|export|compare"))
+CURVE_COMMANDS = list(find_commands("curves"))
 INDEX_COMMANDS = list(find_commands("index"))
 
 
 def test_there_are_commands():
     assert len(COMMANDS) >= 7
     assert len(INDEX_COMMANDS) >= 3
+    assert len(CURVE_COMMANDS) >= 3
+
+
+@pytest.mark.parametrize("command", CURVE_COMMANDS)
+def test_documented_curves_compose(command):
+    assert compose_curves(shlex.split(command)).curves
 
 
 @pytest.mark.parametrize("command", INDEX_COMMANDS)

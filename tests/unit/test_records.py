@@ -2,7 +2,7 @@
 
 import io
 from dataclasses import fields, is_dataclass, replace
-from typing import get_type_hints
+from typing import Literal, get_origin, get_type_hints
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -16,6 +16,7 @@ from pipeline.records import SCHEMAS, Example, Message, Outcome, Passage, Reques
 
 _BASIC = {
     str: st.text(max_size=20),
+    bool: st.booleans(),
     int: st.integers(-(2**63), 2**63 - 1),
     float: st.floats(allow_nan=False),
     Outcome: st.sampled_from(Outcome),
@@ -27,6 +28,8 @@ _BASIC = {
 def build(kind) -> st.SearchStrategy:
     if kind in _BASIC:
         return _BASIC[kind]
+    if get_origin(kind) is Literal:
+        return st.sampled_from(kind.__args__)
     if is_dataclass(kind):
         return st.builds(kind, **{name: build(hint) for name, hint in get_type_hints(kind).items()})
     (item, _) = kind.__args__  # tuple[item, ...]

@@ -158,7 +158,7 @@ def test_page_says_what_it_was_given(full):
         "quickstart compares 1 arm (where training rows come from) and 1 student with 2 baselines on ClariQ.",
         "1,299 test items",
         "always the benchmark's most frequent class",
-        "1 of 1 student has a macro-F1 interval above the best trivial baseline (majority, 0.467).",
+        "1 of 1 student has an interval of macro-F1 above the best trivial baseline (majority, 0.467).",
         "22,713,602",
         "brand new figure",
         "near_duplicate",
@@ -207,7 +207,7 @@ def test_judges_are_told_from_students_and_arms():
     page = render_report(make_report(entries=make_entries(judges=["zero-shot", "few-shot"]), costs=costs))
     text = " ".join(Page(page).text.split())
     assert "compares 1 arm (where training rows come from) and 1 student with 2 judges (LLMs that are asked" in text
-    assert "1 of 1 student and 2 of 2 judges have a macro-F1 interval above" in text
+    assert "1 of 1 student and 2 of 2 judges have an interval of macro-F1 above" in text
     assert "judges in orange" in text
     assert re.search(r'zero-shot\s*<span class="tag">judge</span>', page)
     assert Page(page).unbalanced == []
@@ -245,7 +245,7 @@ def test_same_input_gives_the_same_page(full):
 
 def test_student_that_does_not_clear_the_baseline_is_marked():
     page = render_report(make_report(entries=make_entries(low=0.46)))
-    assert "None of 1 student has a macro-F1 interval above" in page
+    assert "None of 1 student has an interval of macro-F1 above" in page
     assert len(re.findall(r'<span class="mark">†</span>\s*<span class="interval">', page)) == len(
         ("llama", "tfidf_llama")
     )

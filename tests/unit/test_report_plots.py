@@ -6,6 +6,7 @@ from pipeline.report.plots import (
     CAUSES,
     COLORS,
     draw_confusions,
+    draw_curves,
     draw_lengths,
     draw_scores,
     draw_time_shares,
@@ -141,6 +142,63 @@ def test_a_teachers_time_is_one_bar_of_all_causes():
 def test_every_cause_that_teachers_tell_has_its_colour():
     assert set(CAUSES) == set(efficiency.CAUSES)
     assert len(set(CAUSES.values())) == len(CAUSES)
+
+
+def make_points(arms=("llama", "human")):
+    """Points of two measures at 100, 200 and 986 rows; of the first arm the device-seconds are known."""
+    return [
+        {
+            "arm": arm, "student": "minilm", "benchmark": "ClariQ", "setting": "standard", "measure": measure,
+            "rows": rows, "value": rows / 2000, "low": rows / 2000 - 0.1, "high": rows / 2000 + 0.2, "n": 299,
+            "fits": 3, "usd": None, "device_s": 2.0 * rows if arm == arms[0] else None,
+        }
+        for arm in arms
+        for measure in ("macro-F1", "AUROC")
+        for rows in (986, 100, 200)
+    ]  # fmt: skip
+
+
+def test_curves_have_a_panel_per_measure_a_line_per_arm_and_its_interval_as_a_band():
+    figure = draw_curves(make_points())
+    axes, other = figure.axes
+    assert (axes.get_title(), other.get_title()) == ("macro-F1", "AUROC")
+    assert [line.get_label() for line in axes.lines] == ["llama", "human"]
+    assert [line.get_xdata().tolist() for line in axes.lines] == [[100, 200, 986]] * 2
+    assert axes.lines[0].get_ydata().tolist() == [0.05, 0.1, 0.493]
+    band = axes.collections[0].get_paths()[0].get_extents()
+    assert (band.x0, band.x1, band.y0, band.y1) == pytest.approx((100, 986, -0.05, 0.693))
+    assert axes.get_xscale() == "log"
+    figure.draw_without_rendering()
+    low, high = axes.get_xlim()
+    ticks = zip(axes.get_xticks(), axes.get_xticklabels(), strict=True)
+    assert [text.get_text() for place, text in ticks if low <= place <= high] == ["100", "200", "500", "1,000"]
+
+
+def test_a_curve_along_a_cost_names_the_arm_whose_cost_was_not_measured_and_gives_it_no_line():
+    figure = draw_curves(make_points(), "device_s")
+    measured, unmeasured = figure.axes[0].lines
+    assert measured.get_xdata().tolist() == [200.0, 400.0, 1972.0]
+    assert (list(unmeasured.get_xdata()), unmeasured.get_label()) == ([], "human (cost not measured)")
+    assert "llama" in [text.get_text() for text in figure.legends[0].get_texts()]
+
+
+def test_a_curve_along_a_bill_of_nothing_is_no_logarithm_of_0():
+    free = [{**point, "usd": 0.0} for point in make_points()]
+    axes = draw_curves(free, "usd").axes[0]
+    assert axes.get_xscale() == "linear"
+    assert axes.lines[0].get_xdata().tolist() == [0.0, 0.0, 0.0]
+
+
+def test_the_dashed_line_of_a_curve_is_the_trivial_baseline():
+    axes, other = draw_curves(make_points(), bars={"macro-F1": 0.467}).axes
+    assert [line.get_ydata()[0] for line in axes.lines if line.is_dashed()] == [0.467]
+    assert axes.get_title() == "macro-F1  (dashed: 0.467)"
+    assert not [line for line in other.lines if line.is_dashed()]
+
+
+def test_lines_of_many_arms_can_be_told_apart():
+    axes = draw_curves(make_points([f"arm{n}" for n in range(12)])).axes[0]
+    assert len({(line.get_color(), line.get_marker()) for line in axes.lines}) == 12
 
 
 @pytest.mark.parametrize("file_format", ["svg", "png"])

@@ -39,10 +39,13 @@ def print_to_text(entries, **options):
     return console.file.getvalue()
 
 
-def test_best_trivial_baseline_is_the_bar_and_tfidf_is_none():
-    (table,) = tabulate_results(ENTRIES)
+@pytest.mark.parametrize("trained", ["tfidf_good", "frozen_good"])
+def test_best_trivial_baseline_is_the_bar_and_one_that_is_trained_is_none(trained):
+    (table,) = tabulate_results([*ENTRIES[:-1], entry(trained, None, "macro-F1", 0.62, 0.48, 0.66)])
     assert table.bar is not None
     assert table.bar.arm == "prior"
+    (row,) = [row for row in table.rows if row.arm == trained]
+    assert (row.kind, row.is_trivial, row.clears) == ("baseline", False, False)
 
 
 def test_row_is_marked_exactly_when_its_interval_reaches_the_bar():
@@ -54,7 +57,7 @@ def test_row_is_marked_exactly_when_its_interval_reaches_the_bar():
         "prior": True,
         "tfidf_good": False,
     }
-    assert table.describe_clearing().startswith("1 of 2 students has a macro-F1 interval above")
+    assert table.describe_clearing().startswith("1 of 2 students has an interval of macro-F1 above")
     assert "(prior, 0.500)" in table.describe_clearing()
 
 
@@ -90,7 +93,7 @@ def test_judges_stand_between_students_and_baselines_and_are_counted_apart():
     assert [row.kind for row in table.rows] == ["student"] * 2 + ["judge"] * 2 + ["baseline"] * 3
     assert [row.arm for row in table.rows_of("judge")] == ["b_judge", "a_judge"]
     assert {row.arm for row in table.rows if not row.clears} == {"lucky", "b_judge", "tfidf_good"}
-    assert table.describe_clearing().startswith("1 of 2 students and 1 of 2 judges have a macro-F1 interval above")
+    assert table.describe_clearing().startswith("1 of 2 students and 1 of 2 judges have an interval of macro-F1 above")
     assert not table.all_clear
 
 

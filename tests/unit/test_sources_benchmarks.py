@@ -5,12 +5,12 @@ from collections import Counter
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from pipeline.config import validate
 from pipeline.errors import ConfigError, SourceError
 from pipeline.sources.ambignq import TRAIN, read_ambignq_dev, read_ambignq_train
 from pipeline.sources.benchmarks import BENCHMARKS, BenchmarkConfig, find_benchmark, read_handwritten, site_benchmark
 from pipeline.sources.clariq import read_clariq
 from pipeline.sources.tables import file_digest
+from tests.rows import make_rows
 
 SINGLE, MULTIPLE = {"type": "singleAnswer", "answer": ["x"]}, {"type": "multipleQAs", "qaPairs": []}
 
@@ -150,12 +150,12 @@ def test_a_site_brings_its_own_benchmark(tmp_path):
         "name": "Helpdesk",
         "root": str(tmp_path),
         "path": "ours.csv",
-        "columns": {"text": "question", "label": "vague", "group": None, "extras": {}},
+        "columns": {"text": "question", "label": "vague"},
         "labels": {"yes": "ambiguous", "no": "clear"},
         "sha256": file_digest(tmp_path / "ours.csv"),
     }
-    config = validate(BenchmarkConfig, values)
-    benchmark = site_benchmark(config, "ambiguous")
+    config = make_rows(BenchmarkConfig, **values)
+    benchmark = site_benchmark(config)
     items = benchmark.load(config.root)
     assert [(item.text, item.label) for item in items][:2] == [
         ("opening hours", "ambiguous"),
@@ -164,16 +164,37 @@ def test_a_site_brings_its_own_benchmark(tmp_path):
     assert len({item.item_id for item in items}) == 3
     assert {item.split for item in items} == set(benchmark.test_splits)
 
-    wrong = site_benchmark(validate(BenchmarkConfig, values | {"sha256": "0" * 64}), "ambiguous")
+    wrong = site_benchmark(make_rows(BenchmarkConfig, **(values | {"sha256": "0" * 64})))
     with pytest.raises(SourceError, match=r"ours\.csv: wrong checksum") as caught:
         wrong.load(tmp_path)
     assert "fetch" not in str(caught.value)
-    absent = site_benchmark(validate(BenchmarkConfig, values | {"path": "absent.csv", "sha256": None}), "ambiguous")
+    absent = site_benchmark(make_rows(BenchmarkConfig, **(values | {"path": "absent.csv", "sha256": None})))
     with pytest.raises(SourceError, match=r"absent\.csv") as caught:
         absent.load(tmp_path)
     assert "fetch" not in str(caught.value)
     with pytest.raises(ConfigError, match="'ClariQ' is taken"):
-        site_benchmark(validate(BenchmarkConfig, values | {"name": "ClariQ"}), "ambiguous")
+        site_benchmark(make_rows(BenchmarkConfig, **(values | {"name": "ClariQ"})))
+    with pytest.raises(ConfigError, match="sha256 is of one file"):
+        make_rows(BenchmarkConfig, **(values | {"path": "*.csv"}))
+
+
+def test_a_benchmark_may_be_several_files_and_a_share_of_them(tmp_path):
+    for name in "ab":
+        lines = (f"{name}{n},{'yes' if n % 2 else 'no'}\n" for n in range(50))
+        (tmp_path / f"{name}.csv").write_text("text,label\n" + "".join(lines))
+    labels = {"yes": "ambiguous", "no": "clear"}
+    values = {"name": "Ours", "root": None, "path": "*.csv", "labels": labels, "sha256": None}
+    whole = site_benchmark(make_rows(BenchmarkConfig, **values))
+    assert len(whole.load(tmp_path)) == 100
+    parts = []
+    for low in (0, 0.5):
+        share = {"column": "text", "low": low, "high": low + 0.5, "seed": 1}
+        part = site_benchmark(make_rows(BenchmarkConfig, **values, share=share))
+        parts.append({item.text for item in part.load(tmp_path)})
+    first, second = parts
+    assert len(first) + len(second) == len(first | second) == 100
+    with pytest.raises(SourceError, match=r"c\*\.csv: no such file"):
+        site_benchmark(make_rows(BenchmarkConfig, **(values | {"path": "c*.csv"}))).load(tmp_path)
 
 
 def test_an_unknown_benchmark_is_refused_with_the_known_names():

@@ -5,8 +5,9 @@ from sklearn.metrics import roc_auc_score
 
 from pipeline.sources.ambignq import read_ambignq_train
 from pipeline.sources.benchmarks import find_benchmark
-from pipeline.sources.labelled import Columns, read_labelled
+from pipeline.sources.labelled import RowsConfig, read_labelled
 from pipeline.sources.tables import read_rows
+from tests.rows import make_rows
 
 pytestmark = pytest.mark.data
 LABEL_NAMES = {"1": "ambiguous", "0": "clear"}
@@ -71,10 +72,11 @@ def test_ambignq_train_has_the_published_counts(root):
     ],
 )
 def test_teacher_files_are_read_whole(root, name, n_clear, length_auroc):
-    columns = Columns(
-        text="initial_request", label="binary_label", group="topic", extras={"need": "user_information_need"}
-    )
-    rows = read_labelled(f"{root}/teacher_ambiguity/{name}.tsv", columns, {"0": "clear", "1": "ambiguous"})
+    columns = {"text": "initial_request", "label": "binary_label", "group": "topic"}
+    columns["extras"] = {"need": "user_information_need"}
+    labels = {"0": "clear", "1": "ambiguous"}
+    config = make_rows(RowsConfig, path=f"teacher_ambiguity/{name}.tsv", columns=columns, labels=labels)
+    rows = read_labelled(config, root)
     assert Counter(row.label for row in rows) == {"clear": n_clear, "ambiguous": 1000 - n_clear}
     assert len({row.row_id for row in rows}) == 1000
     assert len({row.group for row in rows}) == 100

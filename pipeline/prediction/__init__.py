@@ -1,0 +1,1 @@
+"""Prediction: a classifier over many Parquet files."""

@@ -1,0 +1,136 @@
+"""SE-PQA's `answer_retrieval`: questions with what is relevant to them, the collection of answers, and BM25's run.
+
+Kasela et al., 2024 (arXiv 2306.16261); written by `create_best_answer_data.py` of its code.
+"""
+
+import json
+import random
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal
+
+from pipeline.errors import SourceError
+from pipeline.records import Candidate, Document, Query
+from pipeline.sources.community import Communities, CommunitiesConfig, DatesConfig, Ranking, Thread
+from pipeline.sources.community_posts import Posts, Question
+from pipeline.sources.community_rules import ACCEPTED_GRADE, OTHER_GRADE, find_expertise, rank_tags
+from pipeline.sources.corpus_formats import stream_objects
+from pipeline.sources.streams import Broken, open_stream
+from pipeline.sources.tables import locate, to_text
+
+FILES = {"personalized": "data_pers.jsonl", "base": "data.jsonl"}
+"""By setting."""
+_SPLITS: tuple[tuple[str, Literal["validation", "test"]], ...] = (("val", "validation"), ("test", "test"))
+Values = Mapping[str, Any]
+
+
+def read_retrieval_files(config: CommunitiesConfig, root: str, posts: Posts) -> Communities:
+    """Return what the files say, with users' histories from posts.
+
+    Args:
+        config: `retrieval_files` is the folder that holds `answer_retrieval`.
+        root: What it counts from.
+        posts: All posts, for tags; a question or an answer that they lack has no history.
+
+    Raises:
+        SourceError: A file is missing or broken, or a question's accepted answer is not in the collection.
+    """
+    assert config.retrieval_files is not None
+    assert config.pooled is not None
+    assert isinstance(config.split, DatesConfig)
+    folder = locate(root, f"{config.retrieval_files}/answer_retrieval")
+    collection: dict[str, str] = _read_json(f"{folder}/answer_collection.json")
+    name = FILES[config.setting]
+    train = list(_read(f"{folder}/train/{name}"))
+    queries, first_stage = [], {}
+    for place, split in _SPLITS:
+        found: dict[str, dict[str, float]] = _read_json(f"{folder}/{place}/bm25_run.json")
+        for record in _read(f"{folder}/{place}/{name}"):
+            query = _to_query(record, split, config, posts)
+            queries.append(query)
+            scores = found.get(query.query_id, {})
+            first_stage[query.query_id] = {one: float(score) for one, score in scores.items() if one in collection}
+    expertise = find_expertise(posts)
+    candidates = tuple(Candidate(one, text, expertise.get(one, ())) for one, text in collection.items() if text)
+    threads = [_to_thread(record, collection, config, posts) for record in train]
+    random.Random(config.seed).shuffle(threads)
+    grounding = tuple(
+        Document(one.answer_id, one.text, _name_site(one.answer_id))
+        for answers in posts.answers.values()
+        for one in answers
+        if one.date < config.split.validation_from
+    )
+    counts = {
+        **posts.counts,
+        "validation_queries": sum(query.split == "validation" for query in queries),
+        "test_queries": sum(query.split == "test" for query in queries),
+        "queries_without_interests": sum(not query.interests for query in queries),
+        "queries_without_candidates": sum(not scores for scores in first_stage.values()),
+        "training_threads": len(threads),
+    }
+    ranking = Ranking(config.pooled, tuple(queries), candidates, first_stage)
+    return Communities({config.pooled: ranking}, threads[: config.max_training], grounding, counts)
+
+
+def _to_query(record: Values, split: Literal["validation", "test"], config: CommunitiesConfig, posts: Posts) -> Query:
+    best, own_id = to_text(record.get("best_answer")), record["id"]
+    if config.setting == "personalized":
+        relevant = {best: 1.0}
+    else:
+        relevant = {one: ACCEPTED_GRADE if one == best else OTHER_GRADE for one in record["rel_ids"]}
+    tags = {*record["tags"], *(tag for question in _find_earlier(record, posts) for tag in question.tags)}
+    return Query(own_id, _to_text(record, config), _name_site(own_id), split, relevant, tuple(sorted(tags)))
+
+
+def _to_thread(record: Values, collection: Mapping[str, str], config: CommunitiesConfig, posts: Posts) -> Thread:
+    own_id, title, best = record["id"], to_text(record["title"]), to_text(record.get("best_answer"))
+    if best not in collection:
+        raise SourceError(f"{own_id}: its best answer {best!r} is not in answer_collection.json; mend the files")
+    asker = to_text(record.get("user_id")).removesuffix(".0")
+    return Thread(
+        own_id,
+        title,
+        to_text(record["text"]).removeprefix(title).strip(),
+        _to_text(record, config),
+        _name_site(own_id),
+        own_id if asker in ("", "-1") else asker,
+        to_text(record["timestamp"]),
+        rank_tags(_find_earlier(record, posts), config.top_interests),
+        collection[best],
+        best,
+        tuple(record["rel_ids"]),
+    )
+
+
+def _find_earlier(record: Values, posts: Posts) -> list[Question]:
+    """Return what the file says that the asker had asked, without what posts date later than the question."""
+    asked = [posts.questions[one] for one in record["user_questions"] if one in posts.questions]
+    own = posts.questions.get(record["id"])
+    return asked if own is None else [question for question in asked if question.date < own.date]
+
+
+def _to_text(record: Values, config: CommunitiesConfig) -> str:
+    title, text = to_text(record["title"]), to_text(record["text"])
+    whole = text if text.startswith(title) else f"{title} {text}"
+    return " ".join(whole.split()[: config.query_tokens])
+
+
+def _name_site(own_id: str) -> str:
+    return own_id.rpartition("_")[0]
+
+
+def _read(location: str) -> Iterator[Values]:
+    needed = ("id", "title", "text", "timestamp", "tags", "rel_ids", "user_questions")
+    for record in stream_objects(location, None):
+        if isinstance(record, Broken):
+            raise SourceError(f"{location}, line {record.line}: {record.reason}; mend the file")
+        if missing := [name for name in needed if name not in record.values]:
+            raise SourceError(f"{location}, line {record.line}: {', '.join(missing)} missing; mend the file")
+        yield record.values
+
+
+def _read_json(location: str) -> Any:
+    with open_stream(location) as stream:
+        try:
+            return json.load(stream)
+        except ValueError as error:
+            raise SourceError(f"{location} is no JSON: {error}; mend the file") from None

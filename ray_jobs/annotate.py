@@ -1,0 +1,12 @@
+"""Write sheets on which people label answers as hallucinations or not, or read their labels back. Needs no cluster.
+
+python ray_jobs/annotate.py annotate=export output=/data/annotation \
+    'arms={basic: {path: runs/steps/dataset/FINGERPRINT, model: phi3_mini, prompt: basic}, …}'
+python ray_jobs/annotate.py annotate=import exported=/data/annotation labels=[first.json,second.json] \
+    comparison.path=runs/steps/comparison/FINGERPRINT output=/data/annotation/result
+"""
+
+from pipeline.launch import launch_annotation
+
+if __name__ == "__main__":
+    launch_annotation()

@@ -299,10 +299,10 @@ def ask_openai(topics: Path, root: Path, served: Served) -> Teaching:
 
 def ask_vllm(root: Path) -> Teaching:
     command = [
-        "task=ambiguity", "data.limit=60", "method.n_intents=1", "teacher=vllm_tiny", "teacher.max_in_flight=8",
+        "task=ambiguity", "data.limit=120", "method.n_intents=1", "teacher=vllm_tiny", "teacher.max_in_flight=8",
         "tracking=none", f"root={root}",
     ]  # fmt: skip
-    return Teaching("vllm", command, root, n_requests=60, max_in_flight=8)
+    return Teaching("vllm", command, root, n_requests=120, max_in_flight=8)
 
 
 @pytest.fixture(scope="module")

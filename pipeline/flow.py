@@ -11,8 +11,9 @@ from typing import Literal
 from pipeline.cluster import Cluster
 from pipeline.experiment import ExperimentConfig
 from pipeline.identity import digest
+from pipeline.stages.answers import measure_answers
 from pipeline.stages.baselines import evaluate_baselines
-from pipeline.stages.compare import compare
+from pipeline.stages.compare import Rankings, compare
 from pipeline.stages.curves import CurvesExperimentConfig, trace_curves
 from pipeline.stages.evaluate import evaluate_student
 from pipeline.stages.export import check_exports, export_students
@@ -120,8 +121,11 @@ def _run_stages(experiment: ExperimentConfig, until: Stage, inputs: Inputs, step
     if until == "export":
         export_students(students, datasets, evaluations, experiment, inputs, steps, cluster)
         return
-    differences = measure_differences(evaluations, experiment, inputs, steps) if inputs.communities.rankings else None
-    compare(datasets, list(students.values()), evaluations, differences, experiment, inputs.task, steps)
+    rankings = None
+    if inputs.communities.rankings:
+        differences = measure_differences(evaluations, experiment, inputs, steps)
+        rankings = Rankings(differences, measure_answers(datasets, experiment, steps))
+    compare(datasets, list(students.values()), evaluations, rankings, experiment, inputs.task, steps)
 
 
 def describe(step: Step) -> str:

@@ -7,6 +7,11 @@ from statistics import mean
 
 from pipeline.errors import NotMeasuredError
 from pipeline.quality.overlap import corpus_bleu, corpus_chrf, lexical_overlap
+from pipeline.quality.self_bleu import self_bleu
+from pipeline.quality.tokens import tokenise
+
+MAX_N = 5
+"""Of Self-BLEU, as SynthesizRR reports it (arXiv 2405.10040)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +35,8 @@ class ArmTexts:
     """The same of answers cut to the length of the question's shortest."""
     mean_words: float
     max_words: int
+    self_bleu: float | None
+    """Self-BLEU-5 of the answers; lower is more diverse; None of a single one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +82,7 @@ def compare_texts(arms: Mapping[str, Mapping[str, str]], questions: Mapping[str,
                 ),
                 mean_words=mean(len(text.split()) for text in own),
                 max_words=max(len(text.split()) for text in own),
+                self_bleu=self_bleu(tokenise(own, "words"), MAX_N)[-1] if len(own) > 1 else None,
             )
             for arm, own in texts.items()
         },

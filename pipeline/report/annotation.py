@@ -4,16 +4,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from pipeline.report.answers import format_figure, lay_out_answers, lay_out_correlation
 from pipeline.report.html import Grid, embed, lay_out_figures, render_page
 from pipeline.report.plots import FAINT, INK, LINES, clean, render, start, styled
-from pipeline.report.table import format_number
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FIXTURE = " (fixture)"
 """Stands beside all that is made of labels that nobody gave."""
-UNDEFINED = "undefined"
 
 
 @dataclass(frozen=True)
@@ -93,10 +92,13 @@ def render_annotation(page: AnnotationInput, claim: str) -> str:
         disagreements=lay_out_figures(page.disagreements),
         judge=lay_out_figures([_describe_agreement(page.judge)]) if page.judge else None,
         scatter=embed(render(draw_rates(page.points, page.measure, page.is_fixture))) if page.points else None,
-        correlations=lay_out_figures([_describe_correlation(name, one) for name, one in page.correlations.items()]),
-        texts=lay_out_figures([{"arm": arm, **one} for arm, one in page.texts["arms"].items()]),
-        pairs=lay_out_figures([_describe_pair(pair) for pair in page.texts["pairs"]]),
-        support=lay_out_figures([{"arm": arm, **one} for arm, one in page.support.items()]),
+        correlations=lay_out_figures(
+            [lay_out_correlation({"what": name, **one}) for name, one in page.correlations.items()]
+        ),
+        **{
+            name: lay_out_figures(rows)
+            for name, rows in lay_out_answers({"texts": page.texts, "support": page.support}).items()
+        },
     )
 
 
@@ -142,8 +144,8 @@ def _lay_out_rates(rates: Mapping[str, Sequence[Mapping[str, Any]]]) -> Grid:
             f"by {by}": [
                 [
                     " · ".join(rate["group"]),
-                    _format(rate["value"]),
-                    "-" if rate["value"] is None else f"{_format(rate['low'])} to {_format(rate['high'])}",
+                    format_figure(rate["value"]),
+                    "-" if rate["value"] is None else f"{format_figure(rate['low'])} to {format_figure(rate['high'])}",
                     rate["n"],
                     rate["n_undecided"],
                 ]
@@ -159,27 +161,8 @@ def _describe_agreement(found: Mapping[str, Any]) -> dict[str, Any]:
         "first": found["first"],
         "second": found["second"],
         "items": found["n"],
-        "Cohen's kappa": _format(found["kappa"]),
-        "observed agreement": _format(found["observed"]),
+        "Cohen's kappa": format_figure(found["kappa"]),
+        "observed agreement": format_figure(found["observed"]),
         "undecided": found["n_cant_tell"],
         **found["counts"],
     }
-
-
-def _describe_correlation(name: str, found: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        "what": name,
-        "arms": found["n"],
-        "Pearson": _format(found["pearson"]),
-        "Spearman": _format(found["spearman"]),
-        "note": found["note"],
-    }
-
-
-def _describe_pair(pair: Mapping[str, Any]) -> dict[str, Any]:
-    scores = {"BLEU": f"{pair['bleu']:.1f}", "chrF": f"{pair['chrf']:.1f}"}
-    return {"first arm": pair["first"], "second arm": pair["second"], **scores}
-
-
-def _format(value: float | None) -> str:
-    return UNDEFINED if value is None else format_number(value)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypedDict
 
+from pipeline.report.answers import lay_out_answers, lay_out_correlation
 from pipeline.report.plots import Confusion, draw_confusions, draw_lengths, draw_scores, draw_time_shares, render
 from pipeline.report.table import HEADLINE, JUDGES, KINDS, MARK, Entry, ResultTable, format_number, tabulate_results
 from pipeline.tracking import redact
@@ -61,6 +62,10 @@ class Rankers:
     differences: Sequence[Mapping[str, Any]]
     communities: Sequence[Mapping[str, Any]]
     weights: Sequence[Mapping[str, Any]]
+    answers: Mapping[str, Any]
+    """What the arms' answers look like: `texts` with its arms and pairs, and `support` by arm."""
+    correlations: Sequence[Mapping[str, Any]]
+    """Of these figures with the arms' quality."""
 
 
 @dataclass(frozen=True)
@@ -131,6 +136,9 @@ def render_report(report: ReportInput) -> str:
             "differences": lay_out_rows(report.rankers.differences),
             "communities": lay_out_rows(report.rankers.communities),
             "weights": lay_out_rows(report.rankers.weights),
+            "answers": report.rankers.answers,
+            **{name: lay_out_figures(rows) for name, rows in lay_out_answers(report.rankers.answers).items()},
+            "correlations": lay_out_figures([lay_out_correlation(one) for one in report.rankers.correlations]),
         }
         if report.rankers
         else None,

@@ -6,18 +6,16 @@ the sheets, on all answers.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from statistics import mean
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints, TypeAdapter, model_validator
 
 from pipeline.config import Config
-from pipeline.encoder import EncoderConfig, load_encoder
+from pipeline.encoder import Encoder, EncoderConfig, load_encoder
 from pipeline.errors import ConfigError, SourceError
 from pipeline.evaluation.annotation import (
     CLAIM,
     Annotation,
-    Answer,
     Fault,
     KeyEntry,
     Label,
@@ -37,14 +35,12 @@ from pipeline.evaluation.comparison import COMPARISON
 from pipeline.evaluation.correlation import correlate
 from pipeline.evaluation.label_files import read_label_file, write_csv
 from pipeline.prompts.replies import read_choice
-from pipeline.quality.answers import compare_texts
-from pipeline.quality.copying import PASSAGE
-from pipeline.quality.support import SupportConfig, measure_support
+from pipeline.quality.support import SupportConfig
 from pipeline.records import Completion, Example, Outcome, Request, from_table
 from pipeline.report.annotation import AnnotationInput, Point, SheetInput, render_annotation, render_sheet
+from pipeline.stages.answers import collect_answers, correlate_texts, describe_answers
 from pipeline.stages.dataset import EXAMPLES
 from pipeline.storage import Folder
-from pipeline.tasks.cqa import COMMUNITY, QUERY, QUESTION_ID
 from pipeline.weights import pin_model
 
 SHEETS, KEY, TEXTS = "sheets", "key.json", "texts.json"
@@ -126,8 +122,8 @@ def export_sheets(config: ExportConfig) -> Folder:
     """
     output = Folder.at(config.output)
     rows = {arm: _read_rows(arm, one.path) for arm, one in config.arms.items()}
-    answers = {arm: _to_answers(arm, of_arm) for arm, of_arm in rows.items()}
-    questions = _collect_questions(answers)
+    measured = describe_answers(rows, config.support, _load_encoder(config))
+    answers = {arm: collect_answers(arm, of_arm) for arm, of_arm in rows.items()}
     writers = {arm: Writer(one.model, one.prompt) for arm, one in config.arms.items()}
     sample = draw_sample(answers, writers, config.n_items, config.seed)
     if output.exists(KEY) and (other := output.read_json(KEY)["sheet"]) != sample.sheet:
@@ -145,10 +141,7 @@ def export_sheets(config: ExportConfig) -> Folder:
             "items": [asdict(entry) for entry in sample.key],
         },
     )
-    texts = compare_texts(
-        {arm: {name: one.text for name, one in found.items()} for arm, found in answers.items()}, questions
-    )
-    output.write_json(TEXTS, {"texts": asdict(texts), "support": _measure_support(rows, config)})
+    output.write_json(TEXTS, measured)
     for annotator in config.annotators:
         items = order_items(sample.items, annotator, config.seed)
         page = SheetInput(
@@ -234,56 +227,13 @@ def _read_rows(arm: str, path: str) -> list[Example]:
             f"arms.{arm}.path: {folder} holds no {EXAMPLES}; give the folder of a data-set step, "
             "<root>/steps/dataset/<fingerprint>"
         )
-    rows = list(from_table(Example, folder.read_table(EXAMPLES)))
-    for row in rows:
-        if missing := [name for name in (QUERY, QUESTION_ID, COMMUNITY) if name not in row.extras]:
-            raise SourceError(
-                f"arms.{arm}.path: {folder}: row {row.row_id} has no {', '.join(missing)}; give a data set of answers "
-                "to questions"
-            )
-    return rows
+    return list(from_table(Example, folder.read_table(EXAMPLES)))
 
 
-def _to_answers(arm: str, rows: Sequence[Example]) -> dict[str, Answer]:
-    """Return an arm's answers by question id, the first by row id where it gives several."""
-    found: dict[str, Answer] = {}
-    for row in sorted(rows, key=lambda row: row.row_id):
-        question_id = row.extras[QUESTION_ID]
-        found.setdefault(question_id, Answer(question_id, row.extras[COMMUNITY], row.extras[QUERY], row.text))
-    return found
-
-
-def _collect_questions(answers: Mapping[str, Mapping[str, Answer]]) -> dict[str, str]:
-    questions: dict[str, str] = {}
-    for arm, of_arm in answers.items():
-        for question_id, answer in of_arm.items():
-            if questions.setdefault(question_id, answer.question) != answer.question:
-                raise SourceError(
-                    f"arms.{arm}: question {question_id} reads otherwise than in another arm; give arms of one set of "
-                    "questions"
-                )
-    return questions
-
-
-def _measure_support(rows: Mapping[str, Sequence[Example]], config: ExportConfig) -> dict[str, dict[str, Any]]:
-    """Return what passages support by arm; arms without any are left out."""
-    grounded = {arm: of_arm for arm, of_arm in rows.items() if any(row.extras.get(PASSAGE) for row in of_arm)}
-    encoder = None
-    if grounded and config.encoder:
-        model = pin_model(config.encoder.model, config.encoder.revision)
-        encoder = load_encoder(model, config.encoder, "cpu")
-    return {
-        arm: asdict(
-            measure_support(
-                {row.row_id: row.text for row in of_arm},
-                # A row keeps its passages as one text, with empty lines between them.
-                {row.row_id: row.extras[PASSAGE].split("\n\n") for row in of_arm if row.extras.get(PASSAGE)},
-                config.support,
-                encoder,
-            )
-        )
-        for arm, of_arm in grounded.items()
-    }
+def _load_encoder(config: ExportConfig) -> Encoder | None:
+    if config.encoder is None:
+        return None
+    return load_encoder(pin_model(config.encoder.model, config.encoder.revision), config.encoder, "cpu")
 
 
 def _read_label_file(path: str) -> LabelFile:
@@ -332,15 +282,8 @@ def _correlate(
     figures = {"rate of hallucination": {point.arm: point.rate for point in points}}
     for prompt in sorted({point.prompt for point in points}):
         figures[f"the same, prompt {prompt}"] = {point.arm: point.rate for point in points if point.prompt == prompt}
-    for name in ("overlap", "overlap_at_equal_length", "mean_words", "max_words"):
-        figures[name.replace("_", " ")] = {arm: float(one[name]) for arm, one in texts["arms"].items()}
-    for name, title in (("bleu", "BLEU"), ("chrf", "chrF")):
-        figures[f"mean {title} with the other arms"] = {
-            arm: mean(pair[name] for pair in texts["pairs"] if arm in (pair["first"], pair["second"]))
-            for arm in texts["arms"]
-            if len(texts["arms"]) > 1
-        }
-    return {name: asdict(correlate(of_arms, quality)) for name, of_arms in figures.items()}
+    of_rates = {name: asdict(correlate(of_arms, quality)) for name, of_arms in figures.items()}
+    return of_rates | correlate_texts(texts, quality)
 
 
 def _describe_disagreements(

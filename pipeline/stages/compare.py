@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import yaml
@@ -14,6 +15,7 @@ from pipeline.report.html import Rankers, ReportInput, read_templates, render_re
 from pipeline.report.plots import Confusion, draw_scores, render
 from pipeline.report.ranking import lay_out_communities, lay_out_differences, lay_out_weights
 from pipeline.report.table import tabulate_results, to_markdown
+from pipeline.stages.answers import ANSWERS, correlate_texts
 from pipeline.stages.dataset import CARD, EFFICIENCY, EXAMPLES, SAMPLES
 from pipeline.stages.evaluate import COST, ENTRIES, PREDICTIONS
 from pipeline.stages.rank import COMMUNITIES, DIFFERENCES, RANKED
@@ -22,20 +24,35 @@ from pipeline.storage import Folder
 from pipeline.tasks.task import Task
 
 REPORT, RESULTS = "report.html", "results.md"
+QUALITY = "nDCG@10"
+"""What figures of the arms' texts are correlated with."""
 _CODE = (
     "pipeline.report.html",
     "pipeline.report.plots",
     "pipeline.report.table",
     "pipeline.report.ranking",
+    "pipeline.report.answers",
     "pipeline.evaluation.comparison",
+    "pipeline.evaluation.correlation",
+    "pipeline.stages.answers",
 )
+
+
+@dataclass(frozen=True)
+class Rankings:
+    """What is known besides scores where answers are ranked."""
+
+    differences: Step
+    """Between rankers."""
+    answers: Step
+    """What the arms' answers look like."""
 
 
 def compare(
     datasets: Mapping[str, Step],
     students: Sequence[Step],
     evaluations: Sequence[Step],
-    differences: Step | None,
+    rankings: Rankings | None,
     experiment: ExperimentConfig,
     task: Task,
     steps: Steps,
@@ -46,12 +63,12 @@ def compare(
         datasets: By arm.
         students: Trained.
         evaluations: Of students, judges and baselines.
-        differences: Between rankers; None where the task labels texts.
+        rankings: None where the task labels texts.
         experiment: Its configuration is part of the report.
         task: Says which measures are shown.
         steps: Where the step runs or is found.
     """
-    made_of = (*datasets.values(), *evaluations, *([differences] if differences else []))
+    made_of = (*datasets.values(), *evaluations, *([rankings.differences, rankings.answers] if rankings else []))
 
     def produce(folder: Folder) -> Outputs:
         entries = sort_entries(Entry(**entry) for step in evaluations for entry in step.folder.read_json(ENTRIES))
@@ -74,7 +91,7 @@ def compare(
             config=yaml.safe_dump(experiment.model_dump(mode="json"), sort_keys=False, allow_unicode=True),
             versions=versions(),
             steps=[describe_step(step) for step in (*datasets.values(), *students, *evaluations)],
-            rankers=_describe_rankers(differences) if differences else None,
+            rankers=_describe_rankers(rankings, entries) if rankings else None,
             costs=costs,
             efficiencies=efficiencies,
             confusions=[c for step in evaluations for c in _count_confusions(step, task.labels)],
@@ -107,13 +124,29 @@ def compare(
     )
 
 
-def _describe_rankers(differences: Step) -> Rankers:
-    ranked = differences.folder.read_json(RANKED)
+def _describe_rankers(rankings: Rankings, entries: Sequence[Entry]) -> Rankers:
+    differences, measured = rankings.differences.folder, rankings.answers.folder.read_json(ANSWERS)
+    ranked = differences.read_json(RANKED)
     return Rankers(
-        differences=lay_out_differences(differences.folder.read_json(DIFFERENCES)),
-        communities=lay_out_communities(ranked, differences.folder.read_json(COMMUNITIES)),
+        differences=lay_out_differences(differences.read_json(DIFFERENCES)),
+        communities=lay_out_communities(ranked, differences.read_json(COMMUNITIES)),
         weights=lay_out_weights(ranked),
+        answers=measured,
+        correlations=_correlate_answers(measured["texts"], entries),
     )
+
+
+def _correlate_answers(texts: Mapping[str, Any], entries: Sequence[Entry]) -> list[dict[str, Any]]:
+    """Return how the figures of the arms' texts go with the arms' quality, for each benchmark and student."""
+    quality: dict[tuple[str, str], dict[str, float]] = {}
+    for entry in entries:
+        if entry.student and entry.measure == QUALITY and entry.arm in texts["arms"]:
+            quality.setdefault((entry.benchmark, entry.student), {})[entry.arm] = entry.value
+    return [
+        {"benchmark": benchmark, "student": student, "what": name, **found}
+        for (benchmark, student), of_arms in quality.items()
+        for name, found in correlate_texts(texts, of_arms).items()
+    ]
 
 
 def describe_step(step: Step) -> dict[str, Any]:

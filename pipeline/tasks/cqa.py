@@ -53,6 +53,8 @@ class CqaConfig(TaskConfig):
     """Of the randomisation tests."""
     answer_sentences: int = Field(gt=0)
     """That the offline teacher takes from its passages."""
+    support_recall: float = Field(gt=0, le=1)
+    """Share of a claim's words that a passage has which supports it."""
 
 
 class AnswerConfig(MethodConfig):

@@ -1,16 +1,18 @@
+from dataclasses import asdict
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from pipeline.errors import NotMeasuredError
+from pipeline.errors import NotMeasuredError, SourceError
 from pipeline.evaluation.annotation import Fault, Label
 from pipeline.prompts.hallucination import ask_of_answer
 from pipeline.quality.answers import compare_texts
 from pipeline.quality.overlap import corpus_bleu, corpus_chrf
 from pipeline.quality.support import SupportConfig, measure_support, split_claims
-from pipeline.records import Completion, Outcome, Passage
+from pipeline.records import Completion, Example, Outcome, Passage
 from pipeline.stages.annotate import collect_verdicts
+from pipeline.stages.answers import correlate_texts, describe_answers
 
 QUESTIONS = {"1": "What is a visa", "2": "Why is it"}
 ARMS = {
@@ -43,6 +45,62 @@ def test_at_equal_length_an_answer_is_cut_to_its_questions_shortest():
 def test_arms_without_a_question_in_common_are_not_compared():
     with pytest.raises(NotMeasuredError, match="no question is answered by all of a, b"):
         compare_texts({"a": {"1": "x"}, "b": {"2": "y"}}, QUESTIONS)
+
+
+def test_self_bleu_is_of_the_shared_questions_alone_and_none_of_a_single_answer():
+    alone = compare_texts({"a": {"1": "one two"}, "b": {"1": "one two", "2": "three"}}, QUESTIONS)
+    assert alone.arms["b"].self_bleu is None
+    twins = compare_texts({"a": {"1": "so it is said", "2": "so it is said"}, "b": ARMS["short"]}, QUESTIONS)
+    assert twins.arms["a"].self_bleu > twins.arms["b"].self_bleu
+
+
+def to_row(question_id, text, passages="", **extras):
+    extras = {"query": QUESTIONS[question_id], "question_id": question_id, "community": "beer"} | extras
+    if passages:
+        extras["passage_text"] = passages
+    return Example(f"row {question_id}", f"request {question_id}", "asker", text, "", extras)
+
+
+def test_arms_are_described_by_their_texts_and_those_with_passages_by_support():
+    rows = {
+        "plain": [to_row("1", "a visa"), to_row("2", "because")],
+        "grounded": [
+            to_row("1", "A visa is paper. Made of gold.", "a visa is a paper\n\nor not"),
+            to_row("2", "it is"),
+        ],
+    }
+    found = describe_answers(rows, SupportConfig(recall=0.9, cosine=1))
+    assert found["texts"]["n"] == 2
+    assert [*found["support"]] == ["grounded"]
+    assert found["support"]["grounded"] == {
+        "n_answers": 1, "n_left_out": 1, "n_claims": 2, "recall": 0.5, "cosine": None,
+    }  # fmt: skip
+
+
+def test_arms_without_a_common_question_are_described_as_not_comparable():
+    found = describe_answers({"a": [to_row("1", "x")], "b": [to_row("2", "y")]}, SupportConfig(recall=0.9, cosine=1))
+    assert found["texts"]["note"].startswith("no question is answered by all of a, b")
+    assert correlate_texts(found["texts"], {"a": 0.1, "b": 0.2})["overlap"]["note"] == "too few points: 0, of 3 needed"
+
+
+def test_rows_that_are_no_answers_are_named():
+    with pytest.raises(SourceError, match=r"arms\.a: row 7 has no query, question_id, community"):
+        describe_answers({"a": [Example("7", "", "", "x", "")]}, SupportConfig(recall=0.9, cosine=1))
+    other = to_row("1", "x", query="Another question")
+    with pytest.raises(SourceError, match=r"arms\.b: question 1 reads otherwise"):
+        describe_answers({"a": [to_row("1", "x")], "b": [other]}, SupportConfig(recall=0.9, cosine=1))
+
+
+def test_figures_of_texts_are_correlated_with_quality_over_arms():
+    texts = asdict(
+        compare_texts(
+            {name: {"1": f"what {'visa ' * n}", "2": "it"} for n, name in enumerate(("a", "b", "c"), start=1)},
+            QUESTIONS,
+        )
+    )
+    found = correlate_texts(texts, {"a": 0.3, "b": 0.2, "c": 0.1})
+    assert found["mean words"]["pearson"] == pytest.approx(-1)
+    assert found["overlap"]["note"] == "one of the two is the same for all arms"
 
 
 def test_claims_are_sentences_with_words():

@@ -1,5 +1,7 @@
 """What a report says of rankers: by community, differences, weights; and how BM25 stands among them."""
 
+from dataclasses import replace
+
 import pytest
 
 from pipeline.report.html import Rankers, ReportInput, render_report
@@ -20,6 +22,30 @@ RANKED = [
     make_ranked("real", "minilm", [{"bm25": 0.3, "dense": 0.7}, {"bm25": 0.0, "dense": 1.0}], scale=0.5),
 ]
 COMMUNITIES = {"beer_1": "beer", "beer_2": "beer", "ai_1": "ai"}
+
+
+ANSWERS = {
+    "texts": {
+        "n": 1200,
+        "n_left_out": 3,
+        "arms": {"real": {"overlap": 0.5, "mean_words": 80.5, "self_bleu": 0.125}},
+        "pairs": [{"first": "real", "second": "offline", "bleu": 12.34, "chrf": 40.0}],
+    },
+    "support": {"offline": {"n_claims": 7, "recall": 0.5, "cosine": None}},
+}
+CORRELATION = {
+    "benchmark": "both", "student": "minilm", "what": "mean words", "n": 3, "pearson": -0.875, "spearman": -1.0, "note": "",
+}  # fmt: skip
+
+
+def make_rankers() -> Rankers:
+    return Rankers(
+        differences=lay_out_differences([make_difference()]),
+        communities=lay_out_communities(RANKED, COMMUNITIES),
+        weights=lay_out_weights(RANKED),
+        answers=ANSWERS,
+        correlations=[CORRELATION],
+    )
 
 
 def make_difference(**changes):
@@ -81,13 +107,23 @@ def test_weights_of_several_seeds_stand_side_by_side():
 
 
 def test_a_report_shows_rankers_where_there_are_any_and_no_trace_of_them_elsewhere():
-    rankers = Rankers(
-        lay_out_differences([make_difference()]), lay_out_communities(RANKED, COMMUNITIES), lay_out_weights(RANKED)
-    )
-    page = make_report(rankers=rankers)
+    page = make_report(rankers=make_rankers())
     for shown in ('href="#rankers"', 'id="rankers"', "-0.250 [-0.500, +0.013]", "0.3, 0", "beer", "p (Holm)"):
         assert shown in page
     assert "rankers" not in make_report().lower()
+
+
+def test_a_report_shows_what_answers_look_like_or_why_they_are_not_compared():
+    page = make_report(rankers=make_rankers())
+    for shown in ("On the 1,200 questions", "Self-BLEU", "12.3", "supports", "mean words", "-0.875"):
+        assert shown in page
+    nothing = {
+        "texts": {"n": 0, "n_left_out": 3, "arms": {}, "pairs": [], "note": "no question is shared"},
+        "support": {},
+    }
+    page = make_report(rankers=replace(make_rankers(), answers=nothing, correlations=[]))
+    assert "Not measured: no question is shared." in page
+    assert "supports" not in page
 
 
 def test_bm25_is_what_rankers_have_to_clear():

@@ -82,6 +82,15 @@ def test_arms_learn_from_the_same_questions_all_asked_before_those_that_select(f
     assert all(row.text != texts[row.extras["question_id"]] for row in rows["offline"])
 
 
+def test_what_the_answers_look_like_is_measured_on_the_questions_of_all_arms(finished):
+    (step,) = [step for step in finished.steps if step.name == "answers"]
+    found = step.folder.read_json("answers.json")
+    assert {*found["texts"]["arms"]} == {"real", "offline"}
+    assert found["texts"]["n"] > 0
+    assert found["support"]["offline"]["recall"] == 1.0  # it writes nothing of its own
+    assert "Claims that a retrieved passage supports" in finished.steps[-1].folder.read_text("report.html")
+
+
 def test_the_measures_of_each_query_and_the_weights_are_kept(finished):
     (step,) = [step for step in finished.steps if step.name == "evaluation" and step.arm == "real/minilm"]
     ranked = step.folder.read_json(RANKED)

@@ -34,7 +34,8 @@ ANSWERS = {
     "support": {"offline": {"n_claims": 7, "recall": 0.5, "cosine": None}},
 }
 CORRELATION = {
-    "benchmark": "both", "student": "minilm", "what": "mean words", "n": 3, "pearson": -0.875, "spearman": -1.0, "note": "",
+    "benchmark": "both", "student": "minilm", "what": "mean words",
+    "n": 3, "pearson": -0.875, "spearman": -1.0, "note": "",
 }  # fmt: skip
 
 

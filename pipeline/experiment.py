@@ -224,7 +224,8 @@ class ExperimentConfig(Config):
                 raise ValueError(
                     f"arms.{key}.data: data of kind {arm.data.kind} are "
                     + (
-                        f"no questions and answers, which {task.name} is about; use data=questions or accepted_answers"
+                        f"no questions and answers, which {task.name} is about; use data=questions, "
+                        "data=accepted_answers or data=answers"
                         if has_communities
                         else f"of communities, and {task.name} has none"
                     )

@@ -143,8 +143,10 @@ class Communities:
     """In an order drawn by seed, so that the first ones are a sample."""
     grounding: Sequence[Document]
     """Answers from before each site's first validation question, which generated ones may rest on."""
+    question_ids: frozenset[str]
+    """Of all questions, whenever they were asked."""
     counts: Mapping[str, int]
     """What was read, left out or odd."""
 
 
-NO_COMMUNITIES = Communities({}, (), (), {})
+NO_COMMUNITIES = Communities({}, (), (), frozenset(), {})

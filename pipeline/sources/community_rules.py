@@ -42,7 +42,8 @@ def apply_rules(config: CommunitiesConfig, posts: Posts) -> Communities:
     random.Random(config.seed).shuffle(training)
     counts = {**posts.counts, **_count(parts, len(training))}
     grounding = tuple(document for part in parts for document in part.grounding)
-    return Communities({one.name: one for one in rankings}, training[: config.max_training], grounding, counts)
+    by_name = {one.name: one for one in rankings}
+    return Communities(by_name, training[: config.max_training], grounding, frozenset(posts.questions), counts)
 
 
 class Histories:

@@ -131,6 +131,27 @@ class AcceptedAnswersConfig(ThreadsConfig):
     kind: Literal["accepted_answers"]
 
 
+class AnswersConfig(ThreadsConfig, DataConfig):
+    """Answers that were written elsewhere; see `read_answers`."""
+
+    kind: Literal["answers"]
+    path: str
+    """TSV, CSV, JSONL (each also `.gz`) or Parquet, a row an answer."""
+    where: dict[str, str]
+    """Rows alone whose columns have these values."""
+    question_id: str
+    """Column with the question's id."""
+    answer: str
+    """Column with the answer: a text, or a list of one `generated_text`, as Hugging Face's text generation leaves."""
+    question: list[str] | None
+    """Columns that together are the question, where the communities don't have it; null: such answers are left out."""
+
+    @property
+    def paths(self) -> list[str]:
+        """Where the file is."""
+        return [self.path]
+
+
 AnyDataConfig = (
     TopicsConfig
     | SeedsConfig
@@ -138,6 +159,7 @@ AnyDataConfig = (
     | AmbigNQTrainConfig
     | QuestionsConfig
     | AcceptedAnswersConfig
+    | AnswersConfig
     | MixConfig
     | JoinConfig
 )

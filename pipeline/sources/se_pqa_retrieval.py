@@ -68,7 +68,9 @@ def read_retrieval_files(config: CommunitiesConfig, root: str, posts: Posts) -> 
         "training_threads": len(threads),
     }
     ranking = Ranking(config.pooled, tuple(queries), candidates, first_stage)
-    return Communities({config.pooled: ranking}, threads[: config.max_training], grounding, counts)
+    known = {query.query_id for query in queries} | {thread.question_id for thread in threads}
+    training = threads[: config.max_training]
+    return Communities({config.pooled: ranking}, training, grounding, frozenset(known | posts.questions.keys()), counts)
 
 
 def _to_query(record: Values, split: Literal["validation", "test"], config: CommunitiesConfig, posts: Posts) -> Query:

@@ -9,7 +9,7 @@ import gzip
 import hashlib
 import json
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -99,7 +99,7 @@ def file_digest(location: Location) -> str:
     return digest.hexdigest()
 
 
-def read_rows(location: Location, columns: Mapping[str, str]) -> list[Row]:
+def read_rows(location: Location, columns: Mapping[str, str], where: Mapping[str, str] | None = None) -> list[Row]:
     r"""Return the wanted columns of every row, as text without surrounding white space.
 
     A TSV has a header and no quoting: a quote is a character, as in the official ClariQ files and in what language
@@ -110,23 +110,29 @@ def read_rows(location: Location, columns: Mapping[str, str]) -> list[Row]:
     Args:
         location: A `.tsv`, `.csv`, `.jsonl` (each also `.gz`) or `.parquet` file.
         columns: The name that each wanted column gets, and its name in the file.
+        where: Rows alone whose columns have these values. A JSON object without such a column has another value, and
+            what is left out may lack the wanted columns.
 
     Raises:
         SourceError: The file is missing, of another type or without rows, lacks a column, or has a broken line.
     """
     file_type = PurePosixPath(str(location).lower().removesuffix(".gz")).suffix
     if file_type == ".tsv":
-        rows = _read_fields(location, columns, ((line, text.split("\t")) for line, text in read_lines(location)))
+        lines = ((line, text.split("\t")) for line, text in read_lines(location))
+        rows = _read_fields(location, columns, where or {}, lines)
     elif file_type == ".csv":
-        rows = _read_fields(location, columns, _split_csv(location))
+        rows = _read_fields(location, columns, where or {}, _split_csv(location))
     elif file_type == ".jsonl":
-        rows = _read_jsonl(location, columns)
+        rows = _read_jsonl(location, columns, where or {})
     elif file_type == ".parquet":
-        rows = _read_parquet(location, columns)
+        rows = _read_parquet(location, columns, where or {})
     else:
         raise SourceError(f"{location}: unknown type of file; needed .tsv, .csv, .jsonl (each also .gz) or .parquet")
     found = list(rows)
     if not found:
+        if where:
+            wanted = ", ".join(f"{column} is {value!r}" for column, value in where.items())
+            raise SourceError(f"{location}: no row whose {wanted}; at least one is needed")
         raise SourceError(f"{location}: the file is empty; at least one row is needed")
     return found
 
@@ -177,12 +183,12 @@ def _split_csv(location: Location) -> Iterator[tuple[int, list[str]]]:
 
 
 def _read_fields(
-    location: Location, columns: Mapping[str, str], lines: Iterator[tuple[int, list[str]]]
+    location: Location, columns: Mapping[str, str], where: Mapping[str, str], lines: Iterator[tuple[int, list[str]]]
 ) -> Iterator[Row]:
     header = [name.strip() for name in next(lines, (0, []))[1]]
     if not header:
         return
-    _check_columns(f"{location}, line 1", columns, header)
+    _check_columns(f"{location}, line 1", [*columns.values(), *where], header)
     positions = {name: header.index(column) for name, column in columns.items()}
     for line, fields in lines:
         if len(fields) != len(header):
@@ -190,10 +196,11 @@ def _read_fields(
                 f"{location}, line {line}: {len(fields)} fields, expected the header's {len(header)}: "
                 f"{', '.join(header)}"
             )
-        yield Row(line, {name: fields[position].strip() for name, position in positions.items()})
+        if all(fields[header.index(column)].strip() == value for column, value in where.items()):
+            yield Row(line, {name: fields[position].strip() for name, position in positions.items()})
 
 
-def _read_jsonl(location: Location, columns: Mapping[str, str]) -> Iterator[Row]:
+def _read_jsonl(location: Location, columns: Mapping[str, str], where: Mapping[str, str]) -> Iterator[Row]:
     for line, text in read_lines(location):
         place = f"{location}, line {line}"
         try:
@@ -202,23 +209,25 @@ def _read_jsonl(location: Location, columns: Mapping[str, str]) -> Iterator[Row]
             raise SourceError(f"{place}: expected a JSON object: {error}") from error
         if not isinstance(value, dict):
             raise SourceError(f"{place}: expected a JSON object, found a {type(value).__name__}")
-        _check_columns(place, columns, list(value))
-        yield Row(line, {name: to_text(value[column]) for name, column in columns.items()})
+        if all(to_text(value.get(column)) == wanted for column, wanted in where.items()):
+            _check_columns(place, columns.values(), list(value))
+            yield Row(line, {name: to_text(value[column]) for name, column in columns.items()})
 
 
-def _read_parquet(location: Location, columns: Mapping[str, str]) -> Iterator[Row]:
+def _read_parquet(location: Location, columns: Mapping[str, str], where: Mapping[str, str]) -> Iterator[Row]:
     buffer = pa.BufferReader(read_content(location))
     try:
         parquet = pq.ParquetFile(buffer)
-        _check_columns(str(location), columns, parquet.schema_arrow.names)
-        table = parquet.read(columns=sorted(set(columns.values())))
+        _check_columns(str(location), [*columns.values(), *where], parquet.schema_arrow.names)
+        table = parquet.read(columns=sorted({*columns.values(), *where}))
     except (OSError, pa.ArrowException) as error:
         raise SourceError(f"{location}: not readable as Parquet: {error}") from error
     for number, values in enumerate(table.to_pylist(), start=1):
-        yield Row(number, {name: to_text(values[column]) for name, column in columns.items()})
+        if all(to_text(values[column]) == wanted for column, wanted in where.items()):
+            yield Row(number, {name: to_text(values[column]) for name, column in columns.items()})
 
 
-def _check_columns(place: str, columns: Mapping[str, str], found: list[str]) -> None:
-    missing = [column for column in columns.values() if column not in found]
+def _check_columns(place: str, columns: Iterable[str], found: list[str]) -> None:
+    missing = [column for column in columns if column not in found]
     if missing:
         raise SourceError(f"{place}: no column {', '.join(map(repr, missing))}; found: {', '.join(found) or 'none'}")

@@ -6,6 +6,7 @@ would cost hours later.
 
 import logging
 import os
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
@@ -14,6 +15,7 @@ from pipeline.experiment import CartographyConfig, DerivedConfig, ExperimentConf
 from pipeline.identity import digest
 from pipeline.quality.intrinsic import pin_tools
 from pipeline.records import Example, GoldItem, Seed
+from pipeline.sources.answers import read_answers
 from pipeline.sources.benchmarks import Benchmark, find_benchmark, site_benchmark
 from pipeline.sources.communities import read_communities
 from pipeline.sources.community import NO_COMMUNITIES, Communities
@@ -21,6 +23,7 @@ from pipeline.sources.corpora import list_files
 from pipeline.sources.corpus_kinds import AnyCorpusConfig, FilesConfig, get_parts
 from pipeline.sources.data import (
     AcceptedAnswersConfig,
+    AnswersConfig,
     LabelledConfig,
     QuestionsConfig,
     SeedData,
@@ -32,7 +35,7 @@ from pipeline.sources.data import (
 from pipeline.stages.index import get_dense
 from pipeline.storage import Folder
 from pipeline.tasks import make_task
-from pipeline.tasks.cqa import CqaConfig, to_example, to_seed
+from pipeline.tasks.cqa import CqaConfig, to_example, to_seed, to_written_examples
 from pipeline.tasks.task import LabellingConfig, Task
 from pipeline.tracking import TrackingConfig, redact, tracking_uri
 from pipeline.weights import PinnedModel, count_positions, pin_model
@@ -123,6 +126,8 @@ def read_inputs(experiment: ExperimentConfig) -> Inputs:
             seeds[key] = [to_seed(thread) for thread in threads]
         elif isinstance(arm.data, AcceptedAnswersConfig):
             examples[key] = [to_example(thread) for thread in communities.training[: arm.data.limit]]
+        elif isinstance(arm.data, AnswersConfig):
+            examples[key] = _read_written_answers(key, arm.data, experiment.data.root, communities)
         elif isinstance(arm.data, SeedData):
             seeds[key] = read_seeds(arm.data, experiment.data.root)
             _check_labels(key, {seed.label for seed in seeds[key] if seed.label}, task)
@@ -171,6 +176,21 @@ def read_inputs(experiment: ExperimentConfig) -> Inputs:
     )
 
 
+def _read_written_answers(
+    key: str, config: AnswersConfig, data_root: str | None, communities: Communities
+) -> list[Example]:
+    left_out: Counter[str] = Counter()
+    found = to_written_examples(read_answers(config, data_root), communities, left_out)
+    counted = "; left out: " + ", ".join(f"{n:,} {why}" for why, n in left_out.items()) if left_out else ""
+    if not found:
+        raise SourceError(
+            f"arms.{key}.data: {config.path} has no answer to a training question{counted}; its {config.question_id} "
+            "must be ids of the communities' questions, or `question` name the columns of the file's own"
+        )
+    LOG.info("arms.%s: %d answers of %s%s", key, len(found), config.path, counted)
+    return found
+
+
 def _check_indexes(experiment: ExperimentConfig) -> None:
     """Check that all indexes' files and encoders are there."""
     for index in experiment.indexes.values():
@@ -192,7 +212,7 @@ def check_root(experiment: ExperimentConfig) -> None:
     """Check that everything of an experiment can be kept where it is to be kept; see `check_places`."""
     paths: dict[str, str | None] = {"root": experiment.root, "data.root": experiment.data.root}
     for key, arm in experiment.arms.items():
-        if not isinstance(arm.data, TopicsConfig | SeedsConfig | LabelledConfig):
+        if not isinstance(arm.data, TopicsConfig | SeedsConfig | LabelledConfig | AnswersConfig):
             continue
         if not (arm.data.root or experiment.data.root):
             for number, path in enumerate(arm.data.paths):

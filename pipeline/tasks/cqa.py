@@ -5,7 +5,9 @@ re-ranker learns from (question, answer) pairs to put the answer that people acc
 may be grounded in retrieved passages.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from math import log
 from typing import Literal
@@ -19,7 +21,8 @@ from pipeline.prompts.templates import render
 from pipeline.records import Completion, Example, Message, Outcome, Passage, Request, Seed
 from pipeline.retrieval.bm25 import Bm25Config
 from pipeline.retrieval.tuning import GridConfig
-from pipeline.sources.community import CommunitiesConfig, Thread
+from pipeline.sources.answers import WrittenAnswer
+from pipeline.sources.community import Communities, CommunitiesConfig, Thread
 from pipeline.tasks.free_text import find_words, split_sentences, trim
 from pipeline.tasks.task import MethodConfig, Prompt, Retrieved, Task, TaskConfig
 
@@ -97,6 +100,39 @@ def to_example(thread: Thread) -> Example:
         OWN_ANSWERS: " ".join(thread.answer_ids),
     }
     return Example(thread.answer_id, "", thread.asker, thread.answer, "", extras)
+
+
+def to_written_examples(
+    answers: Sequence[WrittenAnswer], communities: Communities, counts: Counter[str]
+) -> list[Example]:
+    """Return answers that were written elsewhere, to training questions and to such as the communities don't have.
+
+    Nothing says when the latter were asked: whoever names their file vouches that they are older than what is tested.
+
+    Args:
+        answers: The first to a question in the same words is taken.
+        communities: Their questions that are not for training are left out, and with them the future.
+        counts: Of what is left out; added to.
+    """
+    threads = {thread.question_id: thread for thread in communities.training}
+    found: dict[str, Example] = {}
+    for answer in answers:
+        row_id = digest([answer.question_id, answer.text])
+        if row_id in found:
+            counts["repeated"] += 1
+        elif thread := threads.get(answer.question_id):
+            found[row_id] = replace(to_example(thread), row_id=row_id, text=answer.text)
+        elif answer.question_id in communities.question_ids:
+            counts["of questions that are not for training"] += 1
+        elif not answer.question:
+            counts["of unknown questions"] += 1
+        else:
+            community, _, _ = answer.question_id.rpartition("_")
+            extras = {
+                QUERY: answer.question, QUESTION_ID: answer.question_id, COMMUNITY: community, OWN_ANSWERS: "",
+            }  # fmt: skip
+            found[row_id] = Example(row_id, "", answer.question_id, answer.text, "", extras)
+    return list(found.values())
 
 
 def write_query(seed: Seed, method: AnswerConfig) -> str:

@@ -63,7 +63,7 @@ OF_CLASSIFICATION = (
     | {("method", name) for name in SYNTHESES}
     | {("data", option) for options in CLASSIFICATION.values() for option in options}
 )
-COMMUNITY_TASKS, COMMUNITY_DATA = ("cqa", "se_pqa"), ("accepted_answers", "questions")
+COMMUNITY_TASKS, COMMUNITY_DATA = ("cqa", "se_pqa"), ("accepted_answers", "answers", "questions")
 ANSWERS = ("basic", "contextual", "grounded", "personalized", "title_only")
 """The files of `method` for these."""
 OF_COMMUNITIES = "communities"

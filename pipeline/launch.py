@@ -41,6 +41,7 @@ from pipeline.stages.curves import CURVES, CurvesExperimentConfig
 from pipeline.stages.quality import PAGE
 from pipeline.stages.trials import read_trials
 from pipeline.stages.tune import SEARCH, SearchExperimentConfig, write_tuned
+from pipeline.stages.verdicts import JudgeConfig, judge_items
 from pipeline.storage import Folder
 from pipeline.tasks import make_task
 
@@ -73,7 +74,7 @@ def launch_doctor() -> None:
 
 
 def launch_annotation() -> None:
-    """Compose the command line's configuration and write annotators' sheets, or read their labels."""
+    """Compose the command line's configuration and write annotators' sheets, ask an LLM, or read labels."""
     _launch("annotate", lambda composed: _annotate(read_composed_annotation(composed)))
 
 
@@ -146,14 +147,16 @@ def read_composed_index(composed: DictConfig) -> IndexRunConfig:
     return validate(IndexRunConfig, {**values, "name": values["name"] or f"{choices['corpus']}_{choices['retriever']}"})
 
 
-def read_composed_annotation(composed: DictConfig) -> ExportConfig | ImportConfig:
+def read_composed_annotation(composed: DictConfig) -> ExportConfig | JudgeConfig | ImportConfig:
     """Return what Hydra composed for this job of annotation.
 
     Raises:
         ConfigError: Names every mistake with its path.
     """
     values = _to_values(composed)
-    return validate(ExportConfig, values) if values["annotate"] == "export" else validate(ImportConfig, values)
+    if values["annotate"] == "export":
+        return validate(ExportConfig, values)
+    return validate(JudgeConfig, values) if values["annotate"] == "judge" else validate(ImportConfig, values)
 
 
 def _read_choices() -> dict[str, str]:
@@ -230,11 +233,14 @@ def _diagnose(experiment: DoctorConfig) -> None:
         sys.exit(1)
 
 
-def _annotate(config: ExportConfig | ImportConfig) -> None:
+def _annotate(config: ExportConfig | JudgeConfig | ImportConfig) -> None:
     if isinstance(config, ExportConfig):
         output = export_sheets(config)
         print(f"sheets for annotators: {output / SHEETS}")
         print(f"key, to be kept from them: {output}/{KEY}")
+    elif isinstance(config, JudgeConfig):
+        print(f"labels of the judge: {judge_items(config)}")
+        output = Folder.at(config.output)
     else:
         output = import_labels(config)
         print(f"report: {output}/{ANNOTATION}")

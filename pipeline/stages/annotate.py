@@ -34,16 +34,16 @@ from pipeline.evaluation.annotation import (
 from pipeline.evaluation.comparison import COMPARISON
 from pipeline.evaluation.correlation import correlate
 from pipeline.evaluation.label_files import read_label_file, write_csv
-from pipeline.prompts.replies import read_choice
 from pipeline.quality.support import SupportConfig
-from pipeline.records import Completion, Example, Outcome, Request, from_table
+from pipeline.records import Example, from_table
 from pipeline.report.annotation import AnnotationInput, Point, SheetInput, render_annotation, render_sheet
-from pipeline.stages.answers import collect_answers, correlate_texts, describe_answers
+from pipeline.stages.answers import collect_answers, correlate_texts, describe_answers, split_passages
 from pipeline.stages.dataset import EXAMPLES
 from pipeline.storage import Folder
+from pipeline.tasks.cqa import QUESTION_ID
 from pipeline.weights import pin_model
 
-SHEETS, KEY, TEXTS = "sheets", "key.json", "texts.json"
+SHEETS, KEY, ITEMS, TEXTS = "sheets", "key.json", "items.json", "texts.json"
 """What an export leaves; the first alone is for annotators."""
 PAGE, RESULT = "annotation.html", "annotation.json"
 GROUPINGS = {"arm": ("arm",), "model": ("model",), "prompt": ("prompt",), "model and prompt": ("model", "prompt")}
@@ -141,6 +141,14 @@ def export_sheets(config: ExportConfig) -> Folder:
             "items": [asdict(entry) for entry in sample.key],
         },
     )
+    arms = {entry.item_id: (entry.arm, entry.question_id) for entry in sample.key}
+    passages = {arm: _collect_passages(of_arm) for arm, of_arm in rows.items()}
+    items_with_passages = [
+        {**asdict(item), "passages": passages[arm].get(question_id, [])}
+        for item in sample.items
+        for arm, question_id in [arms[item.item_id]]
+    ]
+    output.write_json(ITEMS, {"sheet": sample.sheet, "items": items_with_passages})
     output.write_json(TEXTS, measured)
     for annotator in config.annotators:
         items = order_items(sample.items, annotator, config.seed)
@@ -198,28 +206,6 @@ def import_labels(config: ImportConfig) -> Folder:
     return output
 
 
-def collect_verdicts(
-    judge: str, sheet: str, requests: Sequence[Request], completions: Mapping[str, Completion]
-) -> LabelFile:
-    """Return what an LLM said of a sheet's items as a file of labels; items without a usable word have none.
-
-    Args:
-        judge: Its name.
-        sheet: Whose items they are.
-        requests: Of `ask_of_answer`.
-        completions: The last of each request, by its id.
-    """
-    replies = {
-        r.seed.seed_id: read_choice(r, completions[r.request_id]) for r in requests if r.request_id in completions
-    }
-    annotations = (
-        Annotation(item, Label(reply.value), Fault.UNSUPPORTED if reply.value == Label.YES else None)
-        for item, reply in replies.items()
-        if reply.outcome is Outcome.OK
-    )
-    return LabelFile(judge, sheet, judge, tuple(annotations))
-
-
 def _read_rows(arm: str, path: str) -> list[Example]:
     folder = Folder.at(path)
     if not folder.exists(EXAMPLES):
@@ -228,6 +214,14 @@ def _read_rows(arm: str, path: str) -> list[Example]:
             "<root>/steps/dataset/<fingerprint>"
         )
     return list(from_table(Example, folder.read_table(EXAMPLES)))
+
+
+def _collect_passages(rows: Sequence[Example]) -> dict[str, list[str]]:
+    """Return what an arm's answers were to rest on, by question id; of several answers to one question the first's."""
+    found: dict[str, list[str]] = {}
+    for row in sorted(rows, key=lambda row: row.row_id):
+        found.setdefault(row.extras[QUESTION_ID], split_passages(row))
+    return found
 
 
 def _load_encoder(config: ExportConfig) -> Encoder | None:

@@ -95,6 +95,11 @@ def collect_answers(arm: str, rows: Sequence[Example]) -> dict[str, Answer]:
     return found
 
 
+def split_passages(row: Example) -> list[str]:
+    """Return the passages that an answer was to rest on: a row keeps them as one text, with empty lines between."""
+    return row.extras[PASSAGE].split("\n\n") if row.extras.get(PASSAGE) else []
+
+
 def correlate_texts(texts: Mapping[str, Any], quality: Mapping[str, float]) -> dict[str, dict[str, Any]]:
     """Return the correlation of each figure of the arms' texts with the arms' quality as training data.
 
@@ -136,12 +141,11 @@ def _measure_support(
         arm: asdict(
             measure_support(
                 {row.row_id: row.text for row in of_arm},
-                # A row keeps its passages as one text, with empty lines between them.
-                {row.row_id: row.extras[PASSAGE].split("\n\n") for row in of_arm if row.extras.get(PASSAGE)},
+                {row.row_id: passages for row in of_arm if (passages := split_passages(row))},
                 config,
                 encoder,
             )
         )
         for arm, of_arm in rows.items()
-        if any(row.extras.get(PASSAGE) for row in of_arm)
+        if any(map(split_passages, of_arm))
     }

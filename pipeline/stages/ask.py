@@ -6,14 +6,13 @@ from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 from pipeline.cluster import Cluster
 from pipeline.identity import digest
 from pipeline.records import Completion, Outcome, Request, from_table, to_table
 from pipeline.steps import Outputs, Step, Steps
 from pipeline.storage import Folder
-from pipeline.tasks.task import Task
 from pipeline.teachers.efficiency import Session
 from pipeline.teachers.kinds import AnyTeacherConfig, check_teacher, make_teacher
 from pipeline.teachers.ledger import Ledger, group_by_request
@@ -25,6 +24,26 @@ _REQUESTS, _REPLAYS, _SESSIONS = "requests.parquet", "replays", "sessions"
 
 Histories = Mapping[str, Sequence[Completion]]
 """Completions by request id, each request's in the order of attempts and time."""
+
+
+class Asking(Protocol):
+    """Whose requests are asked; a task is one."""
+
+    @property
+    def name(self) -> str:
+        """Part of the requests' identity."""
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """What else can change the requests."""
+
+    @property
+    def code(self) -> Sequence[str]:
+        """Modules that can change them."""
+
+    @property
+    def reply_offline(self) -> Callable[[Request, int], str]:
+        """The offline teacher's answer to a request, under a seed."""
 
 
 @dataclass(frozen=True)
@@ -136,7 +155,7 @@ def plan_ask(
     code: Sequence[str],
     judge: Judge,
     max_attempts: int,
-    task: Task,
+    task: Asking,
     steps: Steps,
 ) -> Ask:
     """Return what is asked of a teacher, its requests written by a step of their own.

@@ -15,10 +15,10 @@ from pipeline.records import Example, to_table
 from pipeline.stages.annotate import KEY, PAGE, RESULT, SHEETS, TEXTS, export_sheets, import_labels
 from pipeline.stages.dataset import EXAMPLES
 from pipeline.storage import Folder
+from tests.annotations import HOSTILE, compose_export, write_arm
 from tests.composing import compose_annotation
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-HOSTILE = '</script><script>document.title = "owned"</script><img src="x" onerror="document.title = \'owned\'">&amp;'
 DRIVER = """<script>
 const blobs = [];
 URL.createObjectURL = (blob) => { blobs.push(blob); return "#saved"; };
@@ -42,29 +42,6 @@ blobs[0].text().then((saved) => {
 });
 </script>"""
 """Presses keys as a person would. The download is caught on its way; the last note holds a key's letter."""
-
-
-def write_arm(folder, arm, n=3, **extras):
-    rows = [
-        Example(
-            f"{arm}-{i}",
-            "",
-            "asker",
-            HOSTILE if (arm, i) == ("basic", 0) else f"{arm} answers {i}. It is so.",
-            "",
-            {"query": f"Question {i} <b>?</b>", "question_id": f"beer_{i}", "community": "beer"} | extras,
-        )
-        for i in range(n)
-    ]
-    Folder.at(folder / arm).write_table(EXAMPLES, to_table(Example, rows))
-
-
-def compose_export(folder, *overrides):
-    arms = {arm: f"{{path: {folder / arm}, model: mini, prompt: {arm}}}" for arm in ("basic", "grounded")}
-    given = ", ".join(f"{arm}: {values}" for arm, values in arms.items())
-    return compose_annotation(
-        ["annotate=export", f"arms={{{given}}}", f"output={folder / 'out'}", "n_items=6", *overrides]
-    )
 
 
 @pytest.fixture

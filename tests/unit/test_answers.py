@@ -11,8 +11,8 @@ from pipeline.quality.answers import compare_texts
 from pipeline.quality.overlap import corpus_bleu, corpus_chrf
 from pipeline.quality.support import SupportConfig, measure_support, split_claims
 from pipeline.records import Completion, Example, Outcome, Passage
-from pipeline.stages.annotate import collect_verdicts
 from pipeline.stages.answers import correlate_texts, describe_answers
+from pipeline.stages.verdicts import collect_verdicts
 
 QUESTIONS = {"1": "What is a visa", "2": "Why is it"}
 ARMS = {

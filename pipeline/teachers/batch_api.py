@@ -56,7 +56,6 @@ class Batch(BaseModel):
     cancelled_at: float | None = None
     output_file_id: str | None = None
     error_file_id: str | None = None
-    metadata: dict[str, str] | None = None
     errors: Faults | None = None
 
     @property
@@ -81,11 +80,10 @@ class UploadedFile(BaseModel):
     """A file as the API tells of it."""
 
     id: str
-    filename: str | None = None
 
 
 class _Page(BaseModel):
-    data: list[Any] = Field(default_factory=list)
+    data: list[dict[str, Any]] = Field(default_factory=list)
     has_more: bool = False
 
 
@@ -126,14 +124,14 @@ class BatchApi:
             form.add_field("file", io.BytesIO(content), filename=name, content_type="application/jsonl")
             return await self._send("POST", "files", data=form)
 
-        return (await self._call(UploadedFile, "POST files", ask)).id
+        hint = "check teacher.base_url; an endpoint without a Batch API can be asked as teacher=openai"
+        return (await self._call(UploadedFile, "POST files", ask, hint)).id
 
     async def find_file(self, name: str) -> str | None:
         """Return the id of a file by its name; None if there is none."""
         async for item in self._list("files", purpose="batch"):
-            file = UploadedFile.model_validate(item)
-            if file.filename == name:
-                return file.id
+            if item.get("filename") == name:
+                return UploadedFile.model_validate(item).id
         return None
 
     async def create(self, key: str, file_id: str, window: str, *, may_exist: bool, hint: str) -> Batch:
@@ -168,9 +166,8 @@ class BatchApi:
     async def find_batch(self, key: str) -> Batch | None:
         """Return the batch of a key; None if there is none. One that was not taken asks nothing, and counts as none."""
         async for item in self._list("batches"):
-            batch = Batch.model_validate(item)
-            if (batch.metadata or {}).get(KEY) == key and batch.status != "failed":
-                return batch
+            if (item.get("metadata") or {}).get(KEY) == key and item.get("status") != "failed":
+                return Batch.model_validate(item)
         return None
 
     async def retrieve(self, batch_id: str, hint: str) -> Batch:
@@ -212,7 +209,7 @@ class BatchApi:
         """Return a text as it may stand in an error."""
         return self.hide_key(text)[:MAX_ERROR_CHARACTERS]
 
-    async def _list(self, path: str, **query: str) -> AsyncIterator[Any]:
+    async def _list(self, path: str, **query: str) -> AsyncIterator[dict[str, Any]]:
         after: dict[str, str] = {}
         while True:
             params = {"limit": str(PAGE_ROWS), **query, **after}

@@ -85,7 +85,7 @@ class BatchRecords:
             ) from None
 
 
-async def hold_lock(path: Path, wait_s: float = LOCK_WAIT_S) -> ExitStack:
+async def hold_lock(path: Path) -> ExitStack:
     """Return a lock on a file, held until it is closed or the process ends.
 
     Raises:
@@ -93,7 +93,7 @@ async def hold_lock(path: Path, wait_s: float = LOCK_WAIT_S) -> ExitStack:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     path.touch()
-    deadline = time.monotonic() + wait_s
+    deadline = time.monotonic() + LOCK_WAIT_S
     while True:
         stack = ExitStack()
         if stack.enter_context(try_lock(path)):
@@ -101,7 +101,7 @@ async def hold_lock(path: Path, wait_s: float = LOCK_WAIT_S) -> ExitStack:
         stack.close()
         if time.monotonic() > deadline:
             raise TeacherError(
-                f"another run has held {path} for {wait_s:g} s; two at once would ask the same by two batches, so wait "
-                "for its end, or give this teacher another label"
+                f"another run has held {path} for {LOCK_WAIT_S:g} s; two at once would ask the same by two batches, so "
+                "wait for its end, or give this teacher another label"
             )
         await asyncio.sleep(0.2)

@@ -195,4 +195,4 @@ def prepare_asks(asks: Sequence[Ask], replay: Collection[Outcome], is_local: boo
             n_granted = ask.grant_replays(replay)
             LOG.info("replay %s: %d of %d requests ended so and are asked again", ask.key, n_granted, len(ask.requests))
         if missing := ask.find_missing():
-            check_teacher(ask.teacher, [request for request, _ in missing], is_local)
+            check_teacher(ask.teacher, (request for request, _ in missing), is_local)

@@ -28,6 +28,7 @@ from pipeline.students.dynamics import check_cartographer
 from pipeline.tasks import AnyMethodConfig, AnyTaskConfig, make_task
 from pipeline.tasks.cqa import CqaConfig
 from pipeline.tasks.task import JudgePrompt, Task
+from pipeline.teachers.batch_config import OpenAIBatchConfig
 from pipeline.teachers.kinds import AnyTeacherConfig
 from pipeline.teachers.offline import OfflineConfig
 from pipeline.teachers.teacher import SamplingConfig
@@ -124,6 +125,11 @@ class JudgeConfig(Config):
     def _check_teacher(cls, teacher: AnyTeacherConfig) -> AnyTeacherConfig:
         if isinstance(teacher, OfflineConfig):
             raise ValueError("rules write rows and can't judge; name a teacher of another kind, as in teacher=openai")
+        if isinstance(teacher, OpenAIBatchConfig):
+            raise ValueError(
+                "a judge's row says how long one answer takes, which a batch can't tell; name a teacher that is asked "
+                "directly, as in teacher=openai"
+            )
         return teacher
 
 

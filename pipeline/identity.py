@@ -42,6 +42,7 @@ EXCLUDED: dict[str, str] = {
     "ExperimentConfig.scale": "where it runs; the student's step holds the two of it that change what is learned",
     "ExperimentConfig.tracking": "where runs are recorded",
     "HubConfig.revision": "the commit that it stands for is held instead",
+    "OpenAIBatchConfig.batch": "when answers come and what they cost; the same model gives them",
     "OpenAIConfig.api_key_env": "who pays",
     "OpenAIConfig.api_key_file": "who pays",
     "OpenAIConfig.base_url": "where the model answers, not which",

@@ -124,6 +124,8 @@ class Completion:
     """Prompt tokens that the engine had in its prefix cache."""
     choice_logprobs: dict[str, float] = field(default_factory=dict)
     """Natural log-probability of each of the request's choices; empty where the engine gave none."""
+    price_factor: float = 1.0
+    """What its tokens cost, as a share of the teacher's price: below 1 for an answer that came by a batch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,6 +273,7 @@ SCHEMAS: dict[type, pa.Schema] = {
             ("error", _STRING),
             ("n_cached_tokens", _INT),
             ("choice_logprobs", pa.map_(_STRING, _FLOAT)),
+            ("price_factor", _FLOAT),
         ]
     ),
     Example: pa.schema(

@@ -17,9 +17,10 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -128,14 +129,17 @@ class Endpoint:
     async def _complete(self, request: web.Request) -> web.Response:
         body = await request.json()
         prompt = key_prompt(body["messages"])
-        self._counts[prompt] += 1
+        kind = self._draw(prompt)
         n = self._counts[prompt]
-        kind = draw(self._options.seed, self._options.shares, prompt, n)
         self._write_line(prompt, n, kind, finished=False)
         await asyncio.sleep(1e9 if kind == "stall" else self._options.latency_s)
         response = self._answer(body, prompt, kind, request.headers.get("Authorization", ""))
         self._write_line(prompt, n, kind, finished=True)
         return response
+
+    def _draw(self, prompt: str) -> str:
+        self._counts[prompt] += 1
+        return draw(self._options.seed, self._options.shares, prompt, self._counts[prompt])
 
     def _write_line(self, prompt: str, n: int, kind: str, *, finished: bool) -> None:
         line = {"prompt": prompt, "n": n, "kind": kind, "at": time.time(), "finished": finished}
@@ -210,19 +214,27 @@ class Served:
 
 
 @contextmanager
-def serve(log: Path | None = None, port: int = 0, **options: Any) -> Iterator[Served]:
+def serve(
+    log: Path | None = None,
+    port: int = 0,
+    module: str = "tests.endpoint",
+    make_options: Callable[..., Options] = Options,
+    **options: Any,
+) -> Iterator[Served]:
     """Run an endpoint in a process of its own until the block ends.
 
     Args:
         log: The file that lines are appended to; None is a temporary one.
         port: 0 is any that is free.
+        module: What is run.
+        make_options: What it takes.
         options: As in `Options`.
     """
     with tempfile.TemporaryDirectory() as folder:
         path = log or Path(folder, "log.jsonl")
-        settings = asdict(Options(**options)) | {"port": port, "log": path, "parent": os.getpid()}
+        settings = asdict(make_options(**options)) | {"port": port, "log": path, "parent": os.getpid()}
         arguments = [f"--{name.replace('_', '-')}={value}" for name, value in settings.items()]
-        command = [sys.executable, "-m", "tests.endpoint", *arguments]
+        command = [sys.executable, "-m", module, *arguments]
         process = subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.PIPE, text=True)
         try:
             first = process.stdout.readline().strip()
@@ -234,10 +246,10 @@ def serve(log: Path | None = None, port: int = 0, **options: Any) -> Iterator[Se
             process.stdout.close()
 
 
-async def _run(options: Options, port: int, log: Path, parent: int) -> None:
+async def _run(endpoint: Callable[[TextIO], Endpoint], port: int, log: Path, parent: int) -> None:
     with log.open("a") as lines:
         # Cancelled with its client, so that only an answer that somebody waited for is logged as finished.
-        runner = web.AppRunner(Endpoint(options, lines).make_app(), access_log=None, handler_cancellation=True)
+        runner = web.AppRunner(endpoint(lines).make_app(), access_log=None, handler_cancellation=True)
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", port, backlog=1024).start()
         sys.stdout.write(f"{runner.addresses[0][1]}\n")
@@ -246,16 +258,16 @@ async def _run(options: Options, port: int, log: Path, parent: int) -> None:
             await asyncio.sleep(1)
 
 
-def main() -> None:
+def main(options: type[Options] = Options, endpoint: type[Endpoint] = Endpoint) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--log", type=Path, default=Path(os.devnull))
     parser.add_argument("--parent", type=int, default=0, help="process to end with; 0: none")
-    for field in fields(Options):
+    for field in fields(options):
         parser.add_argument(f"--{field.name.replace('_', '-')}", type=field.type, default=field.default)
     given = vars(parser.parse_args())
     port, log, parent = (given.pop(name) for name in ("port", "log", "parent"))
-    asyncio.run(_run(Options(**given), port, log, parent))
+    asyncio.run(_run(partial(endpoint, options(**given)), port, log, parent))
 
 
 if __name__ == "__main__":

@@ -116,7 +116,7 @@ class Ask:
                     self.requests,
                     self.ledger,
                     self.teacher,
-                    partial(make_teacher, self.teacher, self.reply_offline, pool.actors),
+                    partial(make_teacher, self.teacher, self.reply_offline, pool.actors, self.ledger),
                     self.judge,
                     self.limits,
                     pool,
@@ -207,11 +207,11 @@ def prepare_asks(asks: Sequence[Ask], replay: Collection[Outcome], is_local: boo
         is_local: Whether actors run on this machine.
 
     Raises:
-        ConfigError: A key, an engine or one of its arguments is missing or wrong.
+        ConfigError: A key, an engine or one of its arguments is missing or wrong, or a request can't be asked.
     """
     for ask in asks:
         if replay:
             n_granted = ask.grant_replays(replay)
             LOG.info("replay %s: %d of %d requests ended so and are asked again", ask.key, n_granted, len(ask.requests))
-        if ask.find_missing():
-            check_teacher(ask.teacher, is_local)
+        if missing := ask.find_missing():
+            check_teacher(ask.teacher, (request for request, _ in missing), is_local)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from pydantic import BaseModel, Field
 
-from pipeline.records import Outcome
+from pipeline.records import Completion, Outcome, Request
 
 
 class Message(BaseModel):
@@ -91,6 +91,25 @@ class ChatReply(BaseModel):
 
     choices: list[Choice] = Field(min_length=1)
     usage: Usage | None = None
+
+    def to_completion(self, request: Request, attempt: int, started_at: float, latency_s: float) -> Completion:
+        """Return what it says of one attempt, as it stands there."""
+        choice, usage = self.choices[0], self.usage or Usage()
+        outcome = choice.outcome
+        return Completion(
+            request_id=request.request_id,
+            attempt=attempt,
+            outcome=outcome,
+            text=choice.message.refusal or choice.message.content or "",
+            finish_reason=choice.finish_reason or "",
+            n_prompt_tokens=usage.prompt_tokens,
+            n_completion_tokens=usage.completion_tokens,
+            started_at=started_at,
+            latency_s=latency_s,
+            error="the endpoint sent no text" if outcome is Outcome.ERROR else "",
+            n_cached_tokens=usage.n_cached_tokens,
+            choice_logprobs=choice.read_logprobs(request.choices),
+        )
 
 
 def _fold(text: str) -> str:

@@ -175,10 +175,11 @@ def describe_efficiency(
 
     tokens_usd = None
     if price.per_million_prompt_tokens is not None and price.per_million_completion_tokens is not None:
-        tokens_usd = (
-            prompt_tokens * price.per_million_prompt_tokens + completion_tokens * price.per_million_completion_tokens
+        per_prompt, per_completion = price.per_million_prompt_tokens / 1e6, price.per_million_completion_tokens / 1e6
+        tokens_usd = sum(
+            c.price_factor * (c.n_prompt_tokens * per_prompt + c.n_completion_tokens * per_completion)
+            for c in completions
         )
-        tokens_usd /= 1e6
     device_s_in_all = device_s / covered if device_s and covered else None
     devices_usd = None
     if price.per_device_hour is not None and device_s_in_all is not None:

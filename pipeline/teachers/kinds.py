@@ -1,19 +1,22 @@
 """The kinds of teachers, told apart here and nowhere else."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Annotated
 
 from pydantic import Field
 
 from pipeline.identity import digest, source_digest
 from pipeline.records import Request
-from pipeline.teachers import openai, vllm
+from pipeline.teachers import batch_config, openai, vllm
+from pipeline.teachers.batch_config import OpenAIBatchConfig
+from pipeline.teachers.ledger import Ledger
 from pipeline.teachers.offline import OfflineConfig, OfflineTeacher
 from pipeline.teachers.openai import OpenAIConfig, OpenAITeacher
+from pipeline.teachers.openai_batch import OpenAIBatchTeacher
 from pipeline.teachers.teacher import Teacher
 from pipeline.teachers.vllm import VllmConfig, VllmTeacher
 
-AnyTeacherConfig = Annotated[OfflineConfig | OpenAIConfig | VllmConfig, Field(discriminator="kind")]
+AnyTeacherConfig = Annotated[OfflineConfig | OpenAIConfig | OpenAIBatchConfig | VllmConfig, Field(discriminator="kind")]
 """The union of all teachers' configurations."""
 
 
@@ -37,16 +40,20 @@ def pin_teacher(config: AnyTeacherConfig, offline_code: Sequence[str]) -> tuple[
             return config, {"kind": config.kind, "revision": rules, "faults": digest(config.faults)}
 
 
-def check_teacher(config: AnyTeacherConfig, is_local: bool) -> None:
+def check_teacher(config: AnyTeacherConfig, requests: Iterable[Request], is_local: bool) -> None:
     """Find a user's mistake before any cluster work.
 
     Args:
         config: The teacher.
+        requests: What it is to be asked.
         is_local: Whether actors run on this machine, so that what is missing here is missing there.
 
     Raises:
-        ConfigError: The engine refuses its arguments or isn't installed, or the key is missing.
+        ConfigError: The engine refuses its arguments or isn't installed, the key is missing, or a request is of a kind
+            that the teacher can't be asked.
     """
+    if isinstance(config, OpenAIBatchConfig):
+        batch_config.check_requests(config, requests)
     match config:
         case VllmConfig():
             if is_local or vllm.is_installed():
@@ -56,17 +63,22 @@ def check_teacher(config: AnyTeacherConfig, is_local: bool) -> None:
                 openai.read_key(config)
 
 
-def make_teacher(config: AnyTeacherConfig, reply_offline: Callable[[Request, int], str], actors: int) -> Teacher:
+def make_teacher(
+    config: AnyTeacherConfig, reply_offline: Callable[[Request, int], str], actors: int, ledger: Ledger
+) -> Teacher:
     """Return the teacher of a configuration; called inside an actor.
 
     Args:
         config: The teacher, pinned.
         reply_offline: A task's rules, (request, seed) to reply.
         actors: How many actors share the endpoint's caps.
+        ledger: That of the teacher.
     """
     match config:
         case VllmConfig():
             return VllmTeacher(config)
+        case OpenAIBatchConfig():
+            return OpenAIBatchTeacher(config, ledger)
         case OpenAIConfig():
             return OpenAITeacher(config, 1 / actors)
         case OfflineConfig():

@@ -12,7 +12,7 @@ import os
 import random
 import re
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -24,7 +24,7 @@ from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_va
 from pipeline.errors import ConfigError, TeacherError
 from pipeline.identity import derive_seed, digest
 from pipeline.records import Completion, Outcome, Request
-from pipeline.teachers.chat_reply import ChatReply, Usage
+from pipeline.teachers.chat_reply import ChatReply
 from pipeline.teachers.offline import CHARACTERS_PER_TOKEN
 from pipeline.teachers.pace import Pace, compute_wait
 from pipeline.teachers.teacher import TeacherConfig, make_failure
@@ -94,7 +94,7 @@ class OpenAIConfig(TeacherConfig):
 def identify(config: OpenAIConfig) -> dict[str, str]:
     """Return what tells this teacher's answers from another's: the model's name and what is said to it, not where."""
     body = {"format": config.response_format, "seed": config.send_seed, "extra": config.extra_body}
-    return {"kind": config.kind, "model": config.model, "body": digest(body)}
+    return {"kind": "openai", "model": config.model, "body": digest(body)}  # by a batch the same model answers
 
 
 def read_key(config: OpenAIConfig) -> str | None:
@@ -205,7 +205,7 @@ class OpenAITeacher:
                 return self._read(request, attempt, started_at, answer, estimate)
             self._tokens.settle(estimate, 0)
             problem = f"HTTP {answer.status}: {self._clean(answer.body.decode(errors='replace'))}"
-            if advice := _advise(config, answer):
+            if advice := advise(config, answer.status, answer.body):
                 raise TeacherError(f"{self._url} with model {config.model} answered {problem}\n{advice}")
             if answer.status not in (408, 409, 429) and answer.status < 500:
                 return make_failure(request, attempt, started_at, Outcome.ERROR, problem)
@@ -223,23 +223,12 @@ class OpenAITeacher:
 
     async def _post(self, body: dict[str, Any]) -> _Answer:
         if self._session is None:
-            self._session = self._open_session()
+            self._session = open_session(self._config, self._key)
         start = time.perf_counter()
         async with self._session.post(self._url, json=body, allow_redirects=False) as response:
             content = await response.read()
             retry_after = response.headers.get("Retry-After", "")
             return _Answer(response.status, content, retry_after, time.perf_counter() - start)
-
-    def _open_session(self) -> "aiohttp.ClientSession":
-        import aiohttp
-
-        return aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0),  # whoever calls `complete` bounds what is in flight
-            headers={} if self._key is None else {"Authorization": f"Bearer {self._key.get_secret_value()}"},
-            timeout=aiohttp.ClientTimeout(total=self._config.timeout_s, sock_connect=CONNECT_TIMEOUT_S),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            trust_env=bool(getproxies_environment()),  # otherwise proxies are looked up for every request
-        )
 
     def _read(self, request: Request, attempt: int, started_at: float, answer: _Answer, estimate: float) -> Completion:
         try:
@@ -247,24 +236,11 @@ class OpenAITeacher:
         except ValidationError:
             body = self._clean(answer.body.decode(errors="replace"))
             return make_failure(request, attempt, started_at, Outcome.ERROR, f"HTTP 200, but no completion: {body}")
-        choice, usage = reply.choices[0], reply.usage or Usage()
-        if reply.usage is not None:
+        if (usage := reply.usage) is not None:
             self._tokens.settle(estimate, usage.prompt_tokens + usage.completion_tokens)
-        outcome = choice.outcome
-        return Completion(
-            request_id=request.request_id,
-            attempt=attempt,
-            outcome=outcome,
-            text=self._hide_key(choice.message.refusal or choice.message.content or ""),
-            finish_reason=self._hide_key(choice.finish_reason or ""),
-            n_prompt_tokens=usage.prompt_tokens,
-            n_completion_tokens=usage.completion_tokens,
-            started_at=started_at,
-            latency_s=answer.latency_s,
-            error="the endpoint sent no text" if outcome is Outcome.ERROR else "",
-            n_cached_tokens=usage.n_cached_tokens,
-            choice_logprobs=choice.read_logprobs(request.choices),
-        )
+        completion = reply.to_completion(request, attempt, started_at, answer.latency_s)
+        text, finish_reason = self._hide_key(completion.text), self._hide_key(completion.finish_reason)
+        return replace(completion, text=text, finish_reason=finish_reason)
 
     def _hide_key(self, text: str) -> str:
         return text if self._key is None else text.replace(self._key.get_secret_value(), "[api key]")
@@ -273,12 +249,25 @@ class OpenAITeacher:
         return self._hide_key(text)[:MAX_ERROR_CHARACTERS]  # in this order: a key that is cut in two is not found
 
 
-def _advise(config: OpenAIConfig, answer: _Answer) -> str:
+def open_session(config: OpenAIConfig, key: SecretStr | None) -> "aiohttp.ClientSession":
+    """Return a session that sends the key in the header of each call; needs a running event loop."""
+    import aiohttp
+
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=0),  # whoever calls `complete` bounds what is in flight
+        headers={} if key is None else {"Authorization": f"Bearer {key.get_secret_value()}"},
+        timeout=aiohttp.ClientTimeout(total=config.timeout_s, sock_connect=CONNECT_TIMEOUT_S),
+        cookie_jar=aiohttp.DummyCookieJar(),
+        trust_env=bool(getproxies_environment()),  # otherwise proxies are looked up for every request
+    )
+
+
+def advise(config: OpenAIConfig, status: int, body: bytes) -> str:
     """Return what to do where no request can succeed; an empty text where one may."""
     source = _name_key_source(config)
     no_credit = f"the account of the key in {source} can't pay; add credit, then run the same command again"
-    match answer.status:
-        case status if 300 <= status < 400:
+    match status:
+        case _ if 300 <= status < 400:
             return "set teacher.base_url to where this one leads; redirects are not followed"
         case 401:
             return f"check the key in {source}"
@@ -288,7 +277,7 @@ def _advise(config: OpenAIConfig, answer: _Answer) -> str:
             return f"check that the key in {source} may use this model"
         case 404 | 405:
             return "check teacher.base_url and teacher.model"
-        case 429 if b"insufficient_quota" in answer.body:  # OpenAI's code for an account without credit
+        case 429 if b"insufficient_quota" in body:  # OpenAI's code for an account without credit
             return no_credit
     return ""
 

@@ -33,6 +33,8 @@ from pipeline.teachers.teacher import Teacher, TeacherConfig, make_failure
 
 UNITS_PER_ACTOR = 4
 MAX_UNIT_ROWS = 1_000
+MAX_DEFERRED_UNIT_ROWS = 25_000
+"""Of a teacher that answers hours later: what is in no open unit waits that long before it is even asked."""
 SPARE_DEATHS = 5
 """Deaths in a row without any answer that are borne beyond `max_tries`: so many bad requests may be the last ones left.
 Beyond that it is the engine, or its machine, and no request should be blamed."""
@@ -84,6 +86,9 @@ def teach(
     import ray.data
 
     started_at = time.time()
+    max_unit_rows = MAX_UNIT_ROWS
+    if teacher.is_deferred:
+        config, max_unit_rows = PoolConfig(actors=1), MAX_DEFERRED_UNIT_ROWS
     wanted, replays = {request.request_id for request in requests}, replays or {}
     ledger.recover()
     completions, snapshot = ledger.read(wanted=wanted)
@@ -97,7 +102,7 @@ def teach(
     context.execution_options.verbose_progress = False
     context.enable_progress_bars = False
     context.execution_no_progress_timeout_s = -1  # a slow teacher is no stuck one; each request has its own timeout
-    unit_rows = min(MAX_UNIT_ROWS, ceil(len(unsettled) / (UNITS_PER_ACTOR * config.actors)))
+    unit_rows = min(max_unit_rows, ceil(len(unsettled) / (UNITS_PER_ACTOR * config.actors)))
     table = _with_positions(unsettled)
     units = [table.slice(start, unit_rows) for start in range(0, table.num_rows, unit_rows)]
     session = uuid.uuid4().hex
@@ -185,6 +190,7 @@ class TeacherActor:
         report: Callable[[Mapping[str, int]], None],
     ) -> None:
         self._make_teacher = make_teacher
+        self._is_deferred = config.is_deferred
         self._judge = judge
         self._limits = limits
         self._ledger = ledger
@@ -240,7 +246,8 @@ class TeacherActor:
     async def _settle(self, request: Request, position: Position) -> None:
         while not position.settled:
             is_last_try = position.deaths > 0 and position.tries == self._limits.max_tries - 1
-            async with self._alone if is_last_try else nullcontext(), self._open_requests:
+            is_suspect = is_last_try and not self._is_deferred
+            async with self._alone if is_suspect else nullcontext(), self._open_requests:
                 await self._teacher_lives.wait()
                 with self._occupancy.request():
                     completion, death = await self._ask(request, position.attempt)
@@ -258,7 +265,8 @@ class TeacherActor:
     async def _ask(self, request: Request, attempt: int) -> tuple[Completion, tuple[Teacher, str] | None]:
         """Return a completion; where the teacher died of it, that teacher and all that is known of its death."""
         teacher, started_at = self._teacher, time.time()
-        self._writer.start(request.request_id, attempt)
+        if not self._is_deferred:
+            self._writer.start(request.request_id, attempt)
         try:
             return await teacher.complete(request, attempt), None
         except TeacherDiedError as error:

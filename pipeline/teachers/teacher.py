@@ -75,6 +75,14 @@ class TeacherConfig(Config):
         """Devices that one actor computes on; 0 where the teacher computes elsewhere, or hardly at all."""
         return 0.0
 
+    @property
+    def is_deferred(self) -> bool:
+        """Whether requests wait for hours at a service that outlives whoever asks, and are found there again.
+
+        Then one actor asks for all, in large units, and its death is no try at what was in flight.
+        """
+        return False
+
 
 def make_failure(
     request: Request, attempt: int, started_at: float, outcome: Outcome, error: str, finish_reason: str = ""

@@ -56,7 +56,7 @@ def teach_offline(requests, ledger, actors=1, timeout_s=30.0, make=None, **chang
         "price": NO_PRICE,
     } | changes  # fmt: skip
     config = OfflineConfig(**values)
-    make = partial(make, config) if make else partial(make_teacher, config, TASK.reply_offline, actors)
+    make = partial(make, config) if make else partial(make_teacher, config, TASK.reply_offline, actors, ledger)
     return teach(requests, ledger, config, make, JUDGE, LIMITS, PoolConfig(actors=actors))
 
 

@@ -1,5 +1,7 @@
 """Where time and tokens went, worked by hand."""
 
+from dataclasses import replace
+
 import pytest
 
 from pipeline.records import Completion, Outcome
@@ -97,6 +99,14 @@ def test_tokens_and_money_count_every_completion_accepted_or_not():
     assert found["usd_per_row"] == pytest.approx(found["usd"] / 4)
     for name in ("tokens_per_s", "device_s_per_row", "time_shares"):
         assert found[name] is None, f"{name} was not measured"
+
+
+def test_each_answer_costs_the_share_of_the_price_that_it_came_at():
+    completions = [answer(100, 50), replace(answer(300, 150), price_factor=0.5)]
+    price = PriceConfig(per_million_prompt_tokens=2.0, per_million_completion_tokens=8.0, per_device_hour=None)
+    found = describe_efficiency(completions, 4, 2, [], price)
+    assert found["usd"] == pytest.approx((250 * 2 + 125 * 8) / 1e6)
+    assert found["prompt_tokens"] == 400, "tokens are counted as they are"
 
 
 def test_times_are_of_the_sessions_and_said_of_their_share():

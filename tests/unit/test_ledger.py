@@ -538,8 +538,10 @@ def test_compaction_merges_what_it_can_read_and_deletes_nothing_else(ledger):
 
 def test_segments_of_an_older_version_are_read_and_merged_with_todays(ledger):
     new = replace(complete("new", at=2.0), n_cached_tokens=7, choice_logprobs={"yes": -0.5, "no": float("-inf")})
+    new = replace(new, price_factor=0.5)
     ledger.segments.write_table(
-        "1-old.parquet", table_of(complete("old", at=1.0)).drop_columns(["n_cached_tokens", "choice_logprobs"])
+        "1-old.parquet",
+        table_of(complete("old", at=1.0)).drop_columns(["n_cached_tokens", "choice_logprobs", "price_factor"]),
     )
     ledger.segments.write_table("2-newer.parquet", table_of(complete("newer", at=3.0)).append_column("more", [["x"]]))
     ledger.store([new], "w")

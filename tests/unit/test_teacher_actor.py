@@ -12,6 +12,7 @@ from pipeline.errors import TeacherDiedError, TeacherError
 from pipeline.records import Completion, Outcome, Request, Seed
 from pipeline.storage import Folder
 from pipeline.teachers.ledger import Ledger
+from pipeline.teachers.logs import read_log
 from pipeline.teachers.plan import DIED, Limits, Position
 from pipeline.teachers.pool import SPARE_DEATHS, TeacherActor, _with_positions
 from pipeline.teachers.teacher import PriceConfig, SamplingConfig, TeacherConfig
@@ -59,11 +60,26 @@ def ledger(tmp_path):
 NO_PRICE = PriceConfig(per_million_prompt_tokens=None, per_million_completion_tokens=None, per_device_hour=None)
 
 
+class DeferredConfig(TeacherConfig):
+    """Of a teacher whose requests wait at a service."""
+
+    @property
+    def is_deferred(self) -> bool:
+        return True
+
+
 def start(
-    ledger, *teachers, snapshot=None, max_in_flight=4, limits=LIMITS, report=lambda counts: None, make=None
+    ledger,
+    *teachers,
+    snapshot=None,
+    max_in_flight=4,
+    limits=LIMITS,
+    report=lambda counts: None,
+    make=None,
+    model=TeacherConfig,
 ) -> TeacherActor:
     """Return an actor that takes the teachers given, each when the one before has died."""
-    config = TeacherConfig(
+    config = model(
         label="sample", sampling=SamplingConfig(temperature=0.0, top_p=1.0), max_in_flight=max_in_flight, timeout_s=5.0,
         max_tries=limits.max_tries, cpus=1, gpus=0, price=NO_PRICE,
     )  # fmt: skip
@@ -210,6 +226,30 @@ def test_a_teacher_that_can_not_be_made_is_told_by_every_unit(ledger):
 
     actor = start(ledger, make=fail)
     assert count(actor, REQUESTS[:2], REQUESTS[2:]) == {"failure/no such model; name another": 2}
+
+
+@pytest.mark.parametrize(("model", "n_noted"), [(TeacherConfig, 4), (DeferredConfig, 0)])
+def test_what_is_in_flight_is_noted_unless_it_waits_elsewhere(ledger, model, n_noted):
+    """Where the actor dies, what was noted counts as a try."""
+
+    async def look():
+        unit = _with_positions([(request, Position()) for request in REQUESTS])
+        asking = asyncio.ensure_future(anext(start(ledger, Scripted(seconds=60), model=model)(unit)))
+        await asyncio.sleep(0.05)
+        (log,) = ledger.open_logs.glob("*.log")
+        noted = read_log(log).in_flight
+        asking.cancel()
+        return noted
+
+    assert len(asyncio.run(look())) == n_noted
+
+
+def test_requests_that_wait_elsewhere_are_never_asked_one_by_one(ledger):
+    teacher = Scripted(seconds=0.05)
+    died = [Completion(r.request_id, 1, Outcome.ERROR, "", DIED, 0, 0, 1.0, 0.1) for r in REQUESTS]
+    ledger.store(died, "by-another-kind-of-teacher")
+    settle(start(ledger, teacher, max_in_flight=12, model=DeferredConfig, snapshot={}), REQUESTS)
+    assert teacher.most_open == 12
 
 
 def test_what_is_counted_adds_up_over_units(ledger):

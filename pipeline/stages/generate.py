@@ -41,9 +41,7 @@ def build_datasets(experiment: ExperimentConfig, inputs: Inputs, steps: Steps, c
         LeakageError: Too many rows repeat test items.
         SourceError: No rows were left.
     """
-    asks = {
-        key: _ask(key, arm, experiment, inputs, steps, cluster) for key, arm in experiment.arms.items() if arm.teacher
-    }
+    asks = plan_arms(experiment, inputs, steps, cluster)
     prepare_asks(list(asks.values()), experiment.replay, is_local=experiment.scale.address is None)
     datasets: dict[str, Step] = {}
     for key in experiment.order_arms():
@@ -55,6 +53,13 @@ def build_datasets(experiment: ExperimentConfig, inputs: Inputs, steps: Steps, c
         else:
             datasets[key] = _build_from_rows(key, arm, experiment, inputs, steps)
     return {key: datasets[key] for key in experiment.arms}
+
+
+def plan_arms(experiment: ExperimentConfig, inputs: Inputs, steps: Steps, cluster: Cluster) -> dict[str, Ask]:
+    """Return what the teacher of each arm that has one is asked; nothing is asked yet."""
+    return {
+        key: _ask(key, arm, experiment, inputs, steps, cluster) for key, arm in experiment.arms.items() if arm.teacher
+    }
 
 
 def _build_from_rows(key: str, arm: ArmConfig, experiment: ExperimentConfig, inputs: Inputs, steps: Steps) -> Step:

@@ -20,7 +20,8 @@ from pipeline.stages.generate import build_datasets
 from pipeline.stages.inputs import Inputs, read_inputs
 from pipeline.stages.judge import evaluate_judges
 from pipeline.stages.negatives import add_negatives
-from pipeline.stages.project import GenerateExperimentConfig, plan_spending
+from pipeline.stages.probe import GenerateExperimentConfig
+from pipeline.stages.project import plan_spending
 from pipeline.stages.quality import measure_quality
 from pipeline.stages.rank import evaluate_rankings, measure_differences
 from pipeline.stages.train import train

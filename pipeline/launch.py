@@ -39,7 +39,8 @@ from pipeline.stages.annotate import KEY, SHEETS, ExportConfig, ImportConfig, ex
 from pipeline.stages.annotate import PAGE as ANNOTATION
 from pipeline.stages.compare import REPORT
 from pipeline.stages.curves import CURVES, CurvesExperimentConfig
-from pipeline.stages.project import PLAN, PLAN_PAGE, GenerateExperimentConfig
+from pipeline.stages.probe import GenerateExperimentConfig
+from pipeline.stages.project import PLAN, PLAN_PAGE
 from pipeline.stages.quality import PAGE
 from pipeline.stages.trials import read_trials
 from pipeline.stages.tune import SEARCH, SearchExperimentConfig, write_tuned

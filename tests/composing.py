@@ -15,7 +15,7 @@ from pipeline.indexing import IndexRunConfig
 from pipeline.launch import CONF, read_composed, read_composed_annotation, read_composed_index
 from pipeline.stages.annotate import ExportConfig, ImportConfig
 from pipeline.stages.curves import CurvesExperimentConfig
-from pipeline.stages.project import GenerateExperimentConfig
+from pipeline.stages.probe import GenerateExperimentConfig
 from pipeline.stages.tune import SearchExperimentConfig
 from pipeline.tasks import AnyMethodConfig, AnyTaskConfig, make_task
 from pipeline.tasks.task import MethodConfig, Task

@@ -28,6 +28,7 @@ from pipeline.steps import Step, Steps
 from pipeline.tasks.task import MethodConfig, Task
 from pipeline.teachers.efficiency import describe_efficiency
 from pipeline.teachers.kinds import pin_teacher
+from pipeline.teachers.spending import divide_spending
 
 LOG = logging.getLogger(__name__)
 
@@ -146,9 +147,11 @@ def _parse(task: Task, ask: Ask, histories: Histories, method: MethodConfig) -> 
     rejects: list[Reject] = []
     outcomes: Counter[str] = Counter()
     accepted = 0
+    ends: list[tuple[Completion, Outcome]] = []
     for request in ask.requests:
         for completion in histories[request.request_id]:
             parsed = task.parse(request, completion, method)
+            ends.append((completion, parsed.outcome))
             outcomes[parsed.outcome.value] += 1
             if parsed.outcome is Outcome.OK:
                 accepted += 1
@@ -177,10 +180,13 @@ def _parse(task: Task, ask: Ask, histories: Histories, method: MethodConfig) -> 
     } | {f"completions_{outcome}": n for outcome, n in outcomes.items()}
 
     def describe(n_rows: int) -> dict[str, Any]:
-        sessions = ask.sessions()
+        price = ask.teacher.price
+        spent = describe_efficiency(completions, n_rows, len(ask.requests), ask.sessions(), price)
+        kept_share = n_rows / len(examples) if examples else 0.0
         return {
             "teacher": ask.teacher.label,
-            **describe_efficiency(completions, n_rows, len(ask.requests), sessions, ask.teacher.price),
+            **spent,
+            "spent_on": divide_spending(ends, kept_share, spent["device_s"], price),
         }
 
     return Answers(examples, rejects, counts, describe_efficiency=describe)

@@ -1,32 +1,24 @@
-"""From what would be asked to what it will take: requests are counted, a few are asked, the rest is projected.
+"""From what would be asked to what it will take: requests are counted, a few are asked, the rest is projected."""
 
-The probe is drawn from what is unanswered and asked like anything else: its answers are in the ledger and are never
-paid for again. Which requests it had is a step that is made of the ledger's state after it, so that the same command
-again finds it and asks nothing.
-"""
-
-import hashlib
-import random
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, fields
 from typing import Any
 
 import yaml
-from pydantic import Field, model_validator
 
 from pipeline.cluster import Cluster
-from pipeline.experiment import ExperimentConfig
-from pipeline.identity import derive_seed, digest
+from pipeline.identity import digest
 from pipeline.records import Completion, Outcome, Request
 from pipeline.report.html import read_templates
 from pipeline.report.plan import render_plan
-from pipeline.stages.ask import Ask, Histories, prepare_asks
+from pipeline.stages.ask import Ask, prepare_asks
 from pipeline.stages.generate import plan_arms
 from pipeline.stages.inputs import Inputs
 from pipeline.stages.judge import plan_questions
-from pipeline.steps import Outputs, Plan, Step, Steps, versions
+from pipeline.stages.probe import GenerateExperimentConfig, Part, Probe, part_asks, read_probe, run_probe
+from pipeline.steps import Outputs, Step, Steps, versions
 from pipeline.storage import Folder
-from pipeline.teachers.efficiency import Session, describe_efficiency, summarize
+from pipeline.teachers.efficiency import describe_efficiency
 from pipeline.teachers.kinds import make_pace, size_prompts
 from pipeline.teachers.projection import (
     CONFIDENCE,
@@ -35,58 +27,13 @@ from pipeline.teachers.projection import (
     Projection,
     add,
     add_up,
-    allot,
     estimate_bad_replies,
     project,
 )
 
 PLAN, PLAN_PAGE = "plan.json", "plan.html"
-_PROBE = "probe.json"
 TEACHING, JUDGING = "teaching", "judging"
 _CODE = ("pipeline.teachers.projection", "pipeline.teachers.kinds", "pipeline.report.plan", "pipeline.report.html")
-
-
-class GenerateExperimentConfig(ExperimentConfig):
-    """An experiment whose data sets are built, or planned."""
-
-    plan: bool
-    """Whether a probe alone is asked, and what the rest will take is projected."""
-    probe_rows: int = Field(gt=1)
-    """Requests of the probe, in turn from every arm and judge; of each at least two."""
-
-    @model_validator(mode="after")
-    def _check_plan(self) -> "GenerateExperimentConfig":
-        if not self.plan:
-            return self
-        if self.replay:
-            raise ValueError("plan: it shows what is unanswered, and `replay` has answered requests asked again")
-        if not self.judges and not any(arm.teacher for arm in self.arms.values()):
-            raise ValueError(f"plan: no teacher is asked, since no arm of {', '.join(self.arms)} has one")
-        return self
-
-
-@dataclass(frozen=True)
-class Part:
-    """What an arm or a judge asks that no part before it asks too."""
-
-    stage: str
-    """`teaching` or `judging`."""
-    ask: Ask
-    requests: Sequence[Request]
-
-    @property
-    def key(self) -> str:
-        """The arm or judge."""
-        return self.ask.key
-
-
-@dataclass(frozen=True)
-class Probe:
-    """The probe of one part."""
-
-    held: Mapping[str, int]
-    """How many completions each of its requests had before, by request id."""
-    session: Session
 
 
 def plan_spending(experiment: GenerateExperimentConfig, inputs: Inputs, steps: Steps, cluster: Cluster) -> Step:
@@ -99,9 +46,9 @@ def plan_spending(experiment: GenerateExperimentConfig, inputs: Inputs, steps: S
     asks = [(TEACHING, ask) for ask in plan_arms(experiment, inputs, steps, cluster).values()]
     asks += [(JUDGING, plan_questions(key, experiment, inputs, steps)) for key in experiment.judges]
     prepare_asks([ask for _, ask in asks], experiment.replay, is_local=experiment.scale.address is None)
-    parts = _part(asks)
-    probe = _find_probe(parts, experiment, steps, cluster)
-    probed = {key: Probe(one["held"], Session(**one["session"])) for key, one in probe.folder.read_json(_PROBE).items()}
+    parts = part_asks(asks)
+    probe = run_probe(parts, experiment, steps, cluster)
+    probed = read_probe(probe)
 
     def produce(folder: Folder) -> Outputs:
         described = [_describe(part, probed[part.key], experiment) for part in parts]
@@ -131,67 +78,6 @@ def plan_spending(experiment: GenerateExperimentConfig, inputs: Inputs, steps: S
         inputs={"probe": probe.fingerprint},
         code=[*_CODE, __name__],
     )
-
-
-def _part(asks: Sequence[tuple[str, Ask]]) -> list[Part]:
-    parts, seen = [], set()
-    for stage, ask in asks:
-        own = [request for request in ask.requests if (ask.teacher.label, request.request_id) not in seen]
-        seen |= {(ask.teacher.label, request.request_id) for request in own}
-        parts.append(Part(stage, ask, own))
-    return parts
-
-
-def _find_probe(parts: Sequence[Part], experiment: GenerateExperimentConfig, steps: Steps, cluster: Cluster) -> Step:
-    """Return the step that holds the probe, asked now unless the ledger is as a probe left it."""
-    histories = {part.key: part.ask.read() for part in parts}
-    probes: dict[str, Probe] = {}
-
-    def describe() -> dict[str, Any]:
-        return {
-            "config": {
-                "rows": experiment.probe_rows,
-                "seed": experiment.seed,
-                "limits": {part.key: asdict(part.ask.limits) for part in parts},
-            },
-            "inputs": {
-                **{f"requests {part.key}": part.ask.step.fingerprint for part in parts},
-                **{f"completions {key}": _digest_completions(found) for key, found in histories.items()},
-            },
-            "code": (__name__,),
-        }
-
-    def produce(folder: Folder) -> Outputs:
-        folder.write_json(_PROBE, {key: asdict(probe) for key, probe in probes.items()})
-        return Outputs(counts={f"probed_{key}": len(probe.held) for key, probe in probes.items()})
-
-    if steps.find(Plan("probe", produce, **describe())) is None:
-        drawn = _draw(parts, experiment)
-        for part in parts:
-            held = {request.request_id: len(histories[part.key][request.request_id]) for request in drawn[part.key]}
-            probes[part.key] = Probe(held, _ask(drawn[part.key], part, experiment, cluster))
-        histories = {part.key: part.ask.read() for part in parts}
-    return steps.run("probe", produce, arm="", **describe())
-
-
-def _draw(parts: Sequence[Part], experiment: GenerateExperimentConfig) -> dict[str, list[Request]]:
-    """Return the requests to probe by part: a simple random sample of those without an end."""
-    missing = {}
-    for part in parts:
-        own = {request.request_id for request in part.requests}
-        missing[part.key] = [request for request, _ in part.ask.find_missing() if request.request_id in own]
-    counts = allot(experiment.probe_rows, [len(found) for found in missing.values()])
-    return {
-        key: random.Random(derive_seed(experiment.seed, "probe", key)).sample(found, count)
-        for (key, found), count in zip(missing.items(), counts, strict=True)
-    }
-
-
-def _ask(requests: Sequence[Request], part: Part, experiment: GenerateExperimentConfig, cluster: Cluster) -> Session:
-    if requests:
-        return part.ask.teach(requests, cluster)
-    devices = part.ask.teacher.devices
-    return summarize({}, requests=0, span_s=0.0, actors=experiment.scale.pool.actors, devices_per_actor=devices)
 
 
 def _describe(part: Part, probe: Probe, experiment: GenerateExperimentConfig) -> dict[str, Any]:
@@ -258,7 +144,10 @@ def _sum_up(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     sums = {name: add_up if name in ("time_s", "device_s") else add for name in names}
     return {
         "requests": sum(part["requests"] for part in parts),
-        "held": {name: sum(part["held"][name] for part in parts) for name in ("requests", "calls")},
+        "held": {
+            name: sum(found) if (found := [p["held"][name] for p in parts if p["held"][name] is not None]) else None
+            for name in parts[0]["held"]
+        },
         "to_come": {
             "requests": sum(part["to_come"]["requests"] for part in parts),
             **{name: sums[name](found) if found else None for name, found in known.items()},
@@ -301,10 +190,3 @@ def _to_plain(value: Any) -> Any:
         case list():
             return [_to_plain(item) for item in value]
     return value
-
-
-def _digest_completions(histories: Histories) -> str:
-    said = hashlib.sha256()
-    for request_id, history in sorted(histories.items()):
-        said.update(repr((request_id, [(c.attempt, c.started_at) for c in history])).encode())
-    return said.hexdigest()[:16]

@@ -185,6 +185,7 @@ def describe_efficiency(
         "completion_tokens": completion_tokens,
         "tokens_per_row": per_row(prompt_tokens + completion_tokens),
         "measured_share": covered,
+        "device_s": device_s_in_all,
         "tokens_per_s": sum(session.completion_tokens for session in sessions) / asking_s if asking_s else None,
         "device_s_per_row": per_row(device_s_in_all),
         "usd": usd,

@@ -16,6 +16,7 @@ from pipeline.report.html import (
     name_column,
     render_report,
 )
+from pipeline.report.spending import Money
 from pipeline.report.table import tabulate_results
 
 
@@ -70,6 +71,14 @@ def make_report(**changes):
                 "time_shares": {"start": 0.25, "starved": 0.05, "running": 0.5, "tail": 0.1, "retry": 0.1},
             }
         ],
+        "money": Money(
+            {
+                "stages": [{"stage": "teaching", "arm": "llama", "tokens": 98765, "USD": None}],
+                "ends": [{"arm": "llama", "what became of it": "truncated", "share of tokens": "12.5 %", "USD": None}],
+                "scores": [{"arm": "llama", "student": "minilm", "macro-F1": 0.6, "score per USD": None}],
+            },
+            {"llama": {"kept": 0.875, "truncated": 0.125}},
+        ),
         "confusions": [
             {
                 "arm": "llama",
@@ -197,6 +206,20 @@ def test_teachers_whose_time_nobody_measured_have_no_picture():
     page = render_report(make_report(efficiencies=[{**efficiency, "time_shares": None}]))
     assert "went into" not in page
     assert "4,321" in page
+
+
+def test_where_the_money_went_is_told_and_what_has_no_price_is_not_measured():
+    page = render_report(make_report())
+    text = " ".join(Page(page).text.split())
+    section = text[text.index("Where the money went") : text.index("What each arm was trained on")]
+    for part in ("98,765", "12.5 %", "score per USD"):
+        assert part in section
+    # Once as what it means, and once in each of the tables.
+    assert section.count("not measured") == 4
+    assert "parted by what became of its tokens" in page
+    without = render_report(make_report(money=None))
+    assert "Where the money went" not in without
+    assert "#money" not in without
 
 
 def test_judges_are_told_from_students_and_arms():

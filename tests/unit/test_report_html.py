@@ -138,7 +138,7 @@ def test_page_needs_nothing_from_outside(full):
     page = Page(full)
     assert {tag for tag, _ in page.tags} & {"script", "link", "iframe", "object"} == set()
     sources = [attributes["src"] for _, attributes in page.tags if "src" in attributes]
-    assert len(sources) == len(("scores", "confusions", "time shares", "lengths"))
+    assert len(sources) == len(("scores", "confusions", "time shares", "token shares", "lengths"))
     assert all(source.startswith("data:image/svg+xml;base64,") for source in sources)
     assert [attributes["href"] for tag, attributes in page.tags if tag == "a" and attributes["href"][0] != "#"] == []
     assert re.search(r"url\(|@import", full) is None
@@ -148,7 +148,7 @@ def test_every_link_of_the_navigation_has_its_section(full):
     page = Page(full)
     ids = {attributes.get("id") for _, attributes in page.tags}
     links = {attributes["href"][1:] for tag, attributes in page.tags if tag == "a"}
-    assert links == {"results", "costs", "teachers", "data", "samples", "steps", "config"}
+    assert links == {"results", "costs", "teachers", "money", "data", "samples", "steps", "config"}
     assert links <= ids
 
 
@@ -216,7 +216,7 @@ def test_where_the_money_went_is_told_and_what_has_no_price_is_not_measured():
         assert part in section
     # Once as what it means, and once in each of the tables.
     assert section.count("not measured") == 4
-    assert "parted by what became of its tokens" in page
+    assert "parted by what became of them" in page
     without = render_report(make_report(money=None))
     assert "Where the money went" not in without
     assert "#money" not in without
@@ -275,7 +275,16 @@ def test_student_that_does_not_clear_the_baseline_is_marked():
 
 
 def test_parts_without_content_are_left_out():
-    page = Page(render_report(make_report(costs=[], efficiencies=[], confusions=[], cards={}, samples={}, lengths={})))
+    nothing = {
+        "costs": [],
+        "efficiencies": [],
+        "money": None,
+        "confusions": [],
+        "cards": {},
+        "samples": {},
+        "lengths": {},
+    }
+    page = Page(render_report(make_report(**nothing)))
     ids = {attributes["id"] for _, attributes in page.tags if "id" in attributes}
     assert ids == {"results", "steps", "config"}
     assert (page.open, page.unbalanced) == ([], [])

@@ -23,6 +23,7 @@ from pipeline.teachers.kinds import make_pace, size_prompts
 from pipeline.teachers.projection import (
     CONFIDENCE,
     Estimate,
+    Pace,
     Probed,
     Projection,
     add,
@@ -49,9 +50,11 @@ def plan_spending(experiment: GenerateExperimentConfig, inputs: Inputs, steps: S
     parts = part_asks(asks)
     probe = run_probe(parts, experiment, steps, cluster)
     probed = read_probe(probe)
+    actors = experiment.scale.pool.actors
+    paces = {part.key: make_pace(part.ask.teacher, actors, probed[part.key].session) for part in parts}
 
     def produce(folder: Folder) -> Outputs:
-        described = [_describe(part, probed[part.key], experiment) for part in parts]
+        described = [_describe(part, probed[part.key], paces[part.key]) for part in parts]
         found = {
             "experiment": experiment.name,
             "confidence": CONFIDENCE,
@@ -71,8 +74,7 @@ def plan_spending(experiment: GenerateExperimentConfig, inputs: Inputs, steps: S
         config={
             "name": experiment.name,
             "prices": {part.key: part.ask.teacher.price for part in parts},
-            "in_flight": {part.key: part.ask.teacher.max_in_flight for part in parts},
-            "actors": experiment.scale.pool.actors,
+            "paces": {key: [one.slots, one.requests_per_minute, one.tokens_per_minute] for key, one in paces.items()},
             "templates": digest(read_templates()),
         },
         inputs={"probe": probe.fingerprint},
@@ -80,7 +82,7 @@ def plan_spending(experiment: GenerateExperimentConfig, inputs: Inputs, steps: S
     )
 
 
-def _describe(part: Part, probe: Probe, experiment: GenerateExperimentConfig) -> dict[str, Any]:
+def _describe(part: Part, probe: Probe, pace: Pace) -> dict[str, Any]:
     """Return what a part holds, what its probe came to and what is to come."""
     ask, teacher = part.ask, part.ask.teacher
     histories = ask.read()
@@ -93,13 +95,7 @@ def _describe(part: Part, probe: Probe, experiment: GenerateExperimentConfig) ->
         _read_probed(ask, request, size, histories[request.request_id][probe.held[request.request_id] :])
         for request, size in zip(asked, sizes, strict=False)
     ]
-    projection = project(
-        probed,
-        sizes[len(asked) :],
-        ask.limits,
-        teacher.price,
-        make_pace(teacher, experiment.scale.pool.actors, probe.session),
-    )
+    projection = project(probed, sizes[len(asked) :], ask.limits, teacher.price, pace)
     completions = [c for request in part.requests for c in histories[request.request_id]]
     outcomes = [outcome for one in probed for outcome in one.outcomes]
     n_held = len(part.requests) - len(to_come)

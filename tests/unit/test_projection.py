@@ -4,9 +4,11 @@ import random
 from dataclasses import asdict, replace
 
 import pytest
+from pydantic import TypeAdapter
 
 from pipeline.records import Completion, Outcome
 from pipeline.teachers.efficiency import Session
+from pipeline.teachers.kinds import AnyTeacherConfig, make_pace
 from pipeline.teachers.plan import Limits
 from pipeline.teachers.projection import (
     Estimate,
@@ -20,12 +22,13 @@ from pipeline.teachers.projection import (
     project,
 )
 from pipeline.teachers.teacher import PriceConfig
+from tests.composing import compose_teacher
 
 NO_PRICE = PriceConfig(per_million_prompt_tokens=None, per_million_completion_tokens=None, per_device_hour=None)
 LIMITS = Limits(max_attempts=3, max_tries=2)
 
 
-def make_pace(slots=64, devices=0.0, span_s=12.0, start_s=2.0, **caps) -> Pace:
+def make_bounds(slots=64, devices=0.0, span_s=12.0, start_s=2.0, **caps) -> Pace:
     seconds = {"start": start_s, "starved": span_s - start_s, "running": 0.0, "tail": 0.0, "retry": 0.0}
     session = Session({}, 20, 0, 0, 0, span_s, 1, devices, seconds, None)
     return Pace(session, slots, **({"requests_per_minute": None, "tokens_per_minute": None} | caps))
@@ -65,7 +68,7 @@ def test_an_interval_holds_the_truth_about_as_often_as_it_says():
     for _ in range(n_trials):
         population = draw_population(draws, 120)
         probed, rest = population[:20], population[20:]
-        found = project(probed, [one.size for one in rest], LIMITS, price, make_pace())
+        found = project(probed, [one.size for one in rest], LIMITS, price, make_bounds())
         truth = {
             "calls": sum(len(one.completions) for one in rest),
             "prompt_tokens": total(rest, "n_prompt_tokens"),
@@ -82,7 +85,7 @@ def test_an_interval_holds_the_truth_about_as_often_as_it_says():
 
 def test_prompts_of_known_length_are_summed_and_not_guessed():
     probed = [make_probed(size, size, 50) for size in (100, 900, 400)]
-    found = project(probed, [10.0, 2000.0], LIMITS, NO_PRICE, make_pace())
+    found = project(probed, [10.0, 2000.0], LIMITS, NO_PRICE, make_bounds())
     assert found.prompt_tokens.value == found.prompt_tokens.low == pytest.approx(2010)
     assert found.calls.value == found.calls.low == 2
     assert found.prompt_tokens.high / 2010 == pytest.approx(found.calls.high / 2), "for what may be asked again"
@@ -95,7 +98,7 @@ def test_what_is_asked_again_is_in_it():
         make_probed(100, 30, 50),
         make_probed(100, 30, 50),
     ]
-    found = project(probed, [100.0] * 40, LIMITS, NO_PRICE, make_pace())
+    found = project(probed, [100.0] * 40, LIMITS, NO_PRICE, make_bounds())
     assert found.calls.value == pytest.approx(60)
     assert found.prompt_tokens.value == pytest.approx(60 * 30)
     assert found.completion_tokens.value == pytest.approx(40 * 250 / 4)
@@ -105,7 +108,7 @@ def test_what_is_asked_again_is_in_it():
 
 def test_a_probe_without_a_bad_reply_allows_for_some():
     probed = [make_probed(100, 30, 50)] * 20
-    few, many = (project(probed, [100.0] * n, LIMITS, NO_PRICE, make_pace()).calls for n in (20, 10_000))
+    few, many = (project(probed, [100.0] * n, LIMITS, NO_PRICE, make_bounds()).calls for n in (20, 10_000))
     assert (many.value, many.low) == (10_000, 10_000)
     assert many.high / 10_000 == pytest.approx(1 / (1 - 0.161), abs=0.002)
     assert few.high / 20 > many.high / 10_000, "the fewer are to come, the less they are held to the mean"
@@ -113,7 +116,7 @@ def test_a_probe_without_a_bad_reply_allows_for_some():
 
 def test_nothing_to_come_takes_nothing():
     probed = [make_probed(100, 30, 50)] * 3
-    found = asdict(project(probed, [], LIMITS, NO_PRICE, make_pace()))
+    found = asdict(project(probed, [], LIMITS, NO_PRICE, make_bounds()))
     assert found.pop("device_s") is None, "it computes elsewhere"
     assert set(map(tuple, (part.values() for part in found.values()))) == {(0.0, 0.0, 0.0)}
 
@@ -121,25 +124,42 @@ def test_nothing_to_come_takes_nothing():
 def test_money_is_of_tokens_and_of_devices_and_of_nothing_that_has_no_price():
     probed = [make_probed(100, 30, 50)] * 4
     price = PriceConfig(per_million_prompt_tokens=2.0, per_million_completion_tokens=8.0, per_device_hour=None)
-    found = project(probed, [100.0] * 10, LIMITS, price, make_pace(devices=2.0))
+    found = project(probed, [100.0] * 10, LIMITS, price, make_bounds(devices=2.0))
     assert found.usd.value == pytest.approx(10 * (30 * 2 + 50 * 8) / 1e6)
     hourly = NO_PRICE.model_copy(update={"per_device_hour": 3.6})
-    of_devices = project(probed, [100.0] * 10, LIMITS, hourly, make_pace(devices=2.0))
+    of_devices = project(probed, [100.0] * 10, LIMITS, hourly, make_bounds(devices=2.0))
     assert of_devices.device_s.value == pytest.approx(2 * of_devices.time_s.value)
     assert of_devices.usd.value == pytest.approx(of_devices.device_s.value / 1000)
-    assert project(probed, [100.0] * 10, LIMITS, hourly, make_pace()).usd is None, "its devices are elsewhere"
+    assert project(probed, [100.0] * 10, LIMITS, hourly, make_bounds()).usd is None, "its devices are elsewhere"
     half = price.model_copy(update={"per_million_prompt_tokens": None})
-    assert project(probed, [100.0] * 10, LIMITS, half, make_pace()).usd is None
+    assert project(probed, [100.0] * 10, LIMITS, half, make_bounds()).usd is None
 
 
 def test_time_lies_between_full_places_and_the_probes_own_pace():
     probed = [make_probed(100, 30, 50, latency_s=3.0)] * 20
     # 100 calls of 3 s: 30 s with 10 at a time. The probe took 10 s after its start for 20, so 50 s for 100.
-    found = project(probed, [100.0] * 100, LIMITS, NO_PRICE, make_pace(slots=10))
+    found = project(probed, [100.0] * 100, LIMITS, NO_PRICE, make_bounds(slots=10))
     assert (found.time_s.value, found.time_s.low) == (pytest.approx(32), pytest.approx(32))
     assert found.time_s.high >= 52
-    engine = project(probed, [100.0] * 100, LIMITS, NO_PRICE, make_pace(slots=10, devices=1.0))
+    engine = project(probed, [100.0] * 100, LIMITS, NO_PRICE, make_bounds(slots=10, devices=1.0))
     assert engine.time_s.value == pytest.approx(2 + (30 * 50) ** 0.5)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "slots", "caps"),
+    [
+        ("offline", {}, 2 * 64, (None, None)),
+        ("openai", {"requests_per_minute": 60.0, "max_in_flight": 8}, 2 * 8, (60.0, None)),
+        ("openai", {"max_in_flight": None, "tokens_per_minute": 1000.0}, 2 * 64, (None, 1000.0)),
+        ("vllm_tiny", {}, 2 * 80, (None, None)),
+        ("vllm", {}, 2 * 320, (None, None)),
+        ("vllm", {"max_in_flight": 100}, 2 * 100, (None, None)),
+    ],
+)
+def test_places_and_caps_are_those_of_all_actors(name, changes, slots, caps):
+    values = compose_teacher(name, missing="http://localhost:8000/v1") | changes
+    pace = make_pace(TypeAdapter(AnyTeacherConfig).validate_python(values), 2, make_bounds().session)
+    assert (pace.slots, (pace.requests_per_minute, pace.tokens_per_minute)) == (slots, caps)
 
 
 @pytest.mark.parametrize(
@@ -149,7 +169,7 @@ def test_time_lies_between_full_places_and_the_probes_own_pace():
 )
 def test_a_cap_bounds_the_time(caps, seconds):
     probed = [make_probed(100, 30, 50)] * 20
-    found = project(probed, [100.0] * 100, LIMITS, NO_PRICE, make_pace(**caps)).time_s
+    found = project(probed, [100.0] * 100, LIMITS, NO_PRICE, make_bounds(**caps)).time_s
     assert found.value == found.low == pytest.approx(2 + seconds)
 
 

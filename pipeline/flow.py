@@ -21,6 +21,8 @@ from pipeline.stages.generate import build_datasets
 from pipeline.stages.inputs import Inputs, read_inputs
 from pipeline.stages.judge import evaluate_judges
 from pipeline.stages.negatives import add_negatives
+from pipeline.stages.probe import GenerateExperimentConfig
+from pipeline.stages.project import plan_spending
 from pipeline.stages.quality import measure_quality
 from pipeline.stages.rank import evaluate_rankings, measure_differences
 from pipeline.stages.train import train
@@ -30,8 +32,8 @@ from pipeline.storage import Folder
 from pipeline.tracking import Tracker
 
 LOG = logging.getLogger(__name__)
-Stage = Literal["generate", "train", "evaluate", "export", "compare"]
-"""The last two both follow `evaluate`, and neither needs the other."""
+Stage = Literal["plan", "generate", "train", "evaluate", "export", "compare"]
+"""A plan asks a probe in place of all; the last two both follow `evaluate`, and neither needs the other."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,10 @@ def _run_stages(experiment: ExperimentConfig, until: Stage, inputs: Inputs, step
         return
     if isinstance(experiment, SearchExperimentConfig):
         search(experiment, inputs, steps, cluster)
+        return
+    if until == "plan":
+        assert isinstance(experiment, GenerateExperimentConfig)
+        plan_spending(experiment, inputs, steps, cluster)
         return
     datasets = build_datasets(experiment, inputs, steps, cluster)
     if until == "generate":

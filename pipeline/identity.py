@@ -41,6 +41,8 @@ EXCLUDED: dict[str, str] = {
     "ExperimentConfig.root_is_shared": "where results are kept, not what they are",
     "ExperimentConfig.scale": "where it runs; the student's step holds the two of it that change what is learned",
     "ExperimentConfig.tracking": "where runs are recorded",
+    "GenerateExperimentConfig.plan": "how much is asked; each answer stands by itself",
+    "GenerateExperimentConfig.probe_rows": "how many are asked first; the probe's step holds it",
     "HubConfig.revision": "the commit that it stands for is held instead",
     "OpenAIBatchConfig.batch": "when answers come and what they cost; the same model gives them",
     "OpenAIConfig.api_key_env": "who pays",

@@ -32,12 +32,15 @@ from pipeline.experiment import E, ExperimentConfig, read_experiment
 from pipeline.flow import Finished, Stage, run
 from pipeline.indexing import IndexRunConfig, index
 from pipeline.report.curves import to_entries
+from pipeline.report.plan import print_plan
 from pipeline.report.search import print_trials
 from pipeline.report.table import print_results
 from pipeline.stages.annotate import KEY, SHEETS, ExportConfig, ImportConfig, export_sheets, import_labels
 from pipeline.stages.annotate import PAGE as ANNOTATION
 from pipeline.stages.compare import REPORT
 from pipeline.stages.curves import CURVES, CurvesExperimentConfig
+from pipeline.stages.probe import GenerateExperimentConfig
+from pipeline.stages.project import PLAN, PLAN_PAGE
 from pipeline.stages.quality import PAGE
 from pipeline.stages.trials import read_trials
 from pipeline.stages.tune import SEARCH, SearchExperimentConfig, write_tuned
@@ -51,6 +54,11 @@ CONF = Path(__file__).parent.parent / "conf"
 def launch(until: Stage) -> None:
     """Compose the command line's configuration and run the flow up to a stage."""
     _launch("config", lambda composed: _run(read_composed(composed, ExperimentConfig), until))
+
+
+def launch_generation() -> None:
+    """Compose the command line's configuration and build its data sets, or plan that."""
+    _launch("generate", lambda composed: _generate(read_composed(composed, GenerateExperimentConfig)))
 
 
 def launch_curves() -> None:
@@ -194,6 +202,18 @@ def _run(experiment: ExperimentConfig, until: Stage) -> None:
             print(f"data quality: {step.folder}/{PAGE}")
         if step.name == "export":
             print(f"exported {step.arm}: {step.folder}")
+    _print_end(finished, started)
+
+
+def _generate(experiment: GenerateExperimentConfig) -> None:
+    if not experiment.plan:
+        _run(experiment, "generate")
+        return
+    started = time.monotonic()
+    finished = run(experiment, "plan")
+    result = finished.steps[-1].folder
+    print_plan(result.read_json(PLAN), Console(file=sys.stdout))
+    print(f"page: {result}/{PLAN_PAGE}")
     _print_end(finished, started)
 
 

@@ -15,6 +15,7 @@ from pipeline.indexing import IndexRunConfig
 from pipeline.launch import CONF, read_composed, read_composed_annotation, read_composed_index
 from pipeline.stages.annotate import ExportConfig, ImportConfig
 from pipeline.stages.curves import CurvesExperimentConfig
+from pipeline.stages.probe import GenerateExperimentConfig
 from pipeline.stages.tune import SearchExperimentConfig
 from pipeline.tasks import AnyMethodConfig, AnyTaskConfig, make_task
 from pipeline.tasks.task import MethodConfig, Task
@@ -23,6 +24,11 @@ from pipeline.tasks.task import MethodConfig, Task
 def compose_experiment(overrides: Sequence[str]) -> ExperimentConfig:
     """Return the experiment of a command line."""
     return read_composed(_compose("config", overrides), ExperimentConfig)
+
+
+def compose_generation(overrides: Sequence[str]) -> GenerateExperimentConfig:
+    """Return the experiment of a command line of `ray_jobs/generate.py`."""
+    return read_composed(_compose("generate", overrides), GenerateExperimentConfig)
 
 
 def compose_curves(overrides: Sequence[str]) -> CurvesExperimentConfig:

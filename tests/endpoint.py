@@ -55,6 +55,8 @@ class Options:
     """200 with a text that ends in the middle, because its tokens were used up."""
     stall: float = 0.0
     """No answer, ever."""
+    padding: float = 0.0
+    """White space behind a reply, up to so many times its length: replies of very different lengths."""
     echo_key: int = 0
     """1: bodies of errors repeat the header that holds the key; 2: so do half of the replies."""
     wanted_key: str = ""
@@ -164,6 +166,7 @@ class Endpoint:
             text = text.replace('"query": "', f'"query": "{key} ')
         if kind in ("malformed", "truncated"):
             text = text[: len(text) // 2]
+        text += " " * int(len(text) * draws.uniform(0.0, self._options.padding))
         n_prompt = sum(len(message["content"]) for message in body["messages"]) // 4
         choice = {
             "index": 0,

@@ -11,7 +11,16 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from pipeline.report.answers import lay_out_answers, lay_out_correlation
-from pipeline.report.plots import Confusion, draw_confusions, draw_lengths, draw_scores, draw_time_shares, render
+from pipeline.report.plots import (
+    Confusion,
+    draw_confusions,
+    draw_lengths,
+    draw_scores,
+    draw_time_shares,
+    draw_token_shares,
+    render,
+)
+from pipeline.report.spending import Money
 from pipeline.report.table import HEADLINE, JUDGES, KINDS, MARK, Entry, ResultTable, format_number, tabulate_results
 from pipeline.tracking import redact
 
@@ -83,6 +92,8 @@ class ReportInput:
     """Per student or judge its arm, student, latency_p50_ms and whatever else there is; None: not measured."""
     efficiencies: Sequence[Mapping[str, Any]] = ()
     """Per arm with a teacher its arm, time_shares by cause, and whatever else its rows took; None: not measured."""
+    money: Money | None = None
+    """None: no teacher was asked."""
     confusions: Sequence[Confusion] = ()
     rankers: Rankers | None = None
     """None: the task labels texts."""
@@ -143,7 +154,11 @@ def render_report(report: ReportInput) -> str:
         if report.rankers
         else None,
         costs=lay_out_figures(report.costs),
-        efficiencies=lay_out_figures([_drop(row, "time_shares") for row in report.efficiencies]),
+        efficiencies=lay_out_figures([_drop(row, "time_shares", "spent_on") for row in report.efficiencies]),
+        money={name: lay_out_figures(rows) for name, rows in report.money.tables.items()} if report.money else None,
+        token_shares=embed(render(draw_token_shares(report.money.token_shares)))
+        if report.money and report.money.token_shares
+        else None,
         time_shares=embed(render(draw_time_shares(shares))) if shares else None,
         cards=lay_out_cards(report.cards),
         samples={
@@ -284,8 +299,8 @@ def _flatten(value: Any, path: tuple[str, ...] = ()) -> dict[tuple[str, ...], An
     return {path: value or None if isinstance(value, Mapping) else value}
 
 
-def _drop(row: Mapping[str, Any], key: str) -> dict[str, Any]:
-    return {name: value for name, value in row.items() if name != key}
+def _drop(row: Mapping[str, Any], *keys: str) -> dict[str, Any]:
+    return {name: value for name, value in row.items() if name not in keys}
 
 
 def _lay_out_samples(kind: str, by_name: Mapping[str, Sequence[Mapping[str, Any]]]) -> Grid:

@@ -22,6 +22,17 @@ INK, FAINT = "#1d2430", "#5d6672"
 LABELS = ("#1f5a93", "#c96a1b", "#4b8b3b", "#7a4fa3")
 CAUSES = {"running": "#4b8b3b", "start": "#c3c8cf", "starved": "#e0c25a", "tail": "#e0a96d", "retry": "#b5483a"}
 """What a teacher's time goes into, what it is there for first."""
+ENDS = {
+    "kept": "#4b8b3b",
+    "filtered": "#e0c25a",
+    "invalid_json": "#e0a96d",
+    "schema_mismatch": "#c96a1b",
+    "truncated": "#b5483a",
+    "refused": "#7a4fa3",
+    "timeout": "#c3c8cf",
+    "error": "#5d6672",
+}
+"""What becomes of a teacher's tokens, what they are there for first."""
 LINES = ("#1f5a93", "#c96a1b", "#4b8b3b", "#7a4fa3", "#b5483a", "#5d6672", "#c7a11b", "#2a9d9d")
 """Colours of a curve's arms; with more arms they begin anew, under another marker."""
 MARKERS = ("o", "s", "^", "D")
@@ -232,28 +243,43 @@ def draw_lengths(lengths: Mapping[str, Mapping[str, Mapping[str, int]]], n_colum
     return figure
 
 
-@styled
 def draw_time_shares(shares: Mapping[str, Mapping[str, float]]) -> "Figure":
     """Return one bar for each teacher's time, parted by what it went into.
 
     Args:
         shares: By arm, the share of its teacher's time for each of `CAUSES`; together 1.
     """
+    return _draw_shares(shares, CAUSES, "share of the teacher's time")
+
+
+def draw_token_shares(shares: Mapping[str, Mapping[str, float]]) -> "Figure":
+    """Return one bar for each teacher's tokens, parted by what became of them.
+
+    Args:
+        shares: By arm or judge, the share of its tokens for each of `ENDS` that has one; together 1.
+    """
+    found = {end: color for end, color in ENDS.items() if any(end in by_end for by_end in shares.values())}
+    return _draw_shares(shares, found, "share of the tokens")
+
+
+@styled
+def _draw_shares(shares: Mapping[str, Mapping[str, float]], colors: Mapping[str, str], title: str) -> "Figure":
     figure = start(8.6, 0.9 + 0.3 * len(shares))
     axes = figure.subplots()
     done = dict.fromkeys(shares, 0.0)
     places = {arm: -index for index, arm in enumerate(shares)}
-    for cause, color in CAUSES.items():
-        widths = [by_cause[cause] for by_cause in shares.values()]
-        axes.barh(list(places.values()), widths, left=list(done.values()), height=0.66, color=color, label=cause)
+    for part, color in colors.items():
+        widths = [by_part.get(part, 0.0) for by_part in shares.values()]
+        label = part.replace("_", " ")
+        axes.barh(list(places.values()), widths, left=list(done.values()), height=0.66, color=color, label=label)
         done = {arm: left + width for (arm, left), width in zip(done.items(), widths, strict=True)}
     axes.set_yticks(list(places.values()), list(places))
     axes.set_xlim(0, 1)
     axes.xaxis.set_major_formatter("{x:.0%}")
     axes.margins(y=0.02)
     clean(axes)
-    figure.legend(loc="outside upper right", ncols=len(CAUSES), frameon=False, fontsize=8.5)
-    figure.supxlabel("share of the teacher's time", fontsize=8.5, color=FAINT)
+    figure.legend(loc="outside upper right", ncols=len(colors), frameon=False, fontsize=8.5)
+    figure.supxlabel(title, fontsize=8.5, color=FAINT)
     return figure
 
 

@@ -107,24 +107,32 @@ class Ask:
         Raises:
             TeacherError: The teacher left requests without an end.
         """
-        missing = self.find_missing()
-        if missing:
-            pool = cluster.config.pool
-            cluster.check_room(f"{self.teacher.label}: teacher.{{}}s", cpus=self.teacher.cpus, gpus=self.teacher.gpus)
-            with cluster.progress(f"teach {self.key}", "requests", len(missing)) as report:
-                session = teach(
-                    self.requests,
-                    self.ledger,
-                    self.teacher,
-                    partial(make_teacher, self.teacher, self.reply_offline, pool.actors, self.ledger),
-                    self.judge,
-                    self.limits,
-                    pool,
-                    replays=self.replays(),
-                    report=report,
-                )
-            self.remember(session)
+        if missing := self.find_missing():
+            self.teach([request for request, _ in missing], cluster)
         return self.read()
+
+    def teach(self, requests: Sequence[Request], cluster: Cluster) -> Session:
+        """Bring some requests without an end to theirs; return what that came to, which is also kept.
+
+        Raises:
+            TeacherError: The teacher left requests without an end.
+        """
+        pool = cluster.config.pool
+        cluster.check_room(f"{self.teacher.label}: teacher.{{}}s", cpus=self.teacher.cpus, gpus=self.teacher.gpus)
+        with cluster.progress(f"teach {self.key}", "requests", len(requests)) as report:
+            session = teach(
+                requests,
+                self.ledger,
+                self.teacher,
+                partial(make_teacher, self.teacher, self.reply_offline, pool.actors, self.ledger),
+                self.judge,
+                self.limits,
+                pool,
+                replays=self.replays(),
+                report=report,
+            )
+        self.remember(session)
+        return session
 
     @property
     def _sessions(self) -> Folder:

@@ -14,16 +14,18 @@ from pipeline.records import Example, from_table
 from pipeline.report.html import Rankers, ReportInput, read_templates, render_report
 from pipeline.report.plots import Confusion, draw_scores, render
 from pipeline.report.ranking import lay_out_communities, lay_out_differences, lay_out_weights
+from pipeline.report.spending import lay_out_money
 from pipeline.report.table import tabulate_results, to_markdown
 from pipeline.stages.answers import ANSWERS, correlate_texts
 from pipeline.stages.dataset import CARD, EFFICIENCY, EXAMPLES, SAMPLES
 from pipeline.stages.evaluate import COST, ENTRIES, PREDICTIONS
 from pipeline.stages.rank import COMMUNITIES, DIFFERENCES, RANKED
+from pipeline.stages.spending import list_arm_costs, list_spending
 from pipeline.steps import Outputs, Step, Steps, versions
 from pipeline.storage import Folder
 from pipeline.tasks.task import Task
 
-REPORT, RESULTS = "report.html", "results.md"
+REPORT, RESULTS, SPENDING = "report.html", "results.md", "spending.json"
 QUALITY = "nDCG@10"
 """What figures of the arms' texts are correlated with."""
 _CODE = (
@@ -32,6 +34,8 @@ _CODE = (
     "pipeline.report.table",
     "pipeline.report.ranking",
     "pipeline.report.answers",
+    "pipeline.report.spending",
+    "pipeline.stages.spending",
     "pipeline.evaluation.comparison",
     "pipeline.evaluation.correlation",
     "pipeline.stages.answers",
@@ -78,11 +82,15 @@ def compare(
             for arm, step in datasets.items()
             if step.folder.exists(EFFICIENCY)
         ]
+        spent = list_spending(datasets, evaluations)
         write_comparison(folder, entries)
         folder.write_json(COST, costs)
         folder.write_json(EFFICIENCY, efficiencies)
         plain = folder.read_json(COMPARISON)
-        for table in tabulate_results(plain, task.measures):
+        tables = tabulate_results(plain, task.measures)
+        money = lay_out_money(spent, tables, list_arm_costs(datasets))
+        folder.write_json(SPENDING, money.tables)
+        for table in tables:
             name = f"{table.benchmark}_{table.setting}".lower().replace(" ", "_")
             folder.write_bytes(f"{name}.png", render(draw_scores(table), "png"))
         report = ReportInput(
@@ -94,6 +102,7 @@ def compare(
             rankers=_describe_rankers(rankings, entries) if rankings else None,
             costs=costs,
             efficiencies=efficiencies,
+            money=money if spent else None,
             confusions=[c for step in evaluations for c in _count_confusions(step, task.labels)],
             cards={arm: step.folder.read_json(CARD) for arm, step in datasets.items()},
             samples={arm: step.folder.read_json(SAMPLES) for arm, step in datasets.items()},

@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import mean
-from typing import Annotated, Any
+from typing import Annotated
 
 import yaml
 from pydantic import Field, field_validator, model_validator
@@ -29,11 +29,11 @@ from pipeline.report.plots import CurvePoint, render
 from pipeline.sources.data import MixConfig
 from pipeline.stages.baselines import evaluate_baselines
 from pipeline.stages.compare import REPORT, describe_step
-from pipeline.stages.dataset import EFFICIENCY
-from pipeline.stages.derive import DRAWN, build_mix
+from pipeline.stages.derive import build_mix
 from pipeline.stages.evaluate import ENTRIES, PREDICTIONS, evaluate_student
 from pipeline.stages.generate import build_datasets
 from pipeline.stages.inputs import Inputs
+from pipeline.stages.spending import measure_cost, read_costs
 from pipeline.stages.train import train
 from pipeline.steps import Outputs, Step, Steps, versions
 from pipeline.storage import Folder
@@ -41,7 +41,6 @@ from pipeline.tasks.task import LabellingConfig
 
 LOG = logging.getLogger(__name__)
 CURVES = "curves.json"
-_COSTS = ("usd", "device_s")
 _CODE = (
     *(f"pipeline.report.{name}" for name in ("curves", "html", "plots", "table")),
     *(f"pipeline.evaluation.{name}" for name in ("bootstrap", "measures")),
@@ -170,7 +169,7 @@ def _summarise(
     made_of = [*datasets.values(), *(evaluation for part in fits for evaluation in part.evaluations), *baselines]
 
     def produce(folder: Folder) -> Outputs:
-        per_row = {arm: _read_costs(step) for arm, step in datasets.items()}
+        per_row = {arm: read_costs(step) for arm, step in datasets.items()}
         points = [point for part in fits for point in _estimate(part, per_row, experiment, inputs)]
         known = [_of_baseline(Entry(**entry)) for step in baselines for entry in step.folder.read_json(ENTRIES)]
         folder.write_json(CURVES, [*points, *known])
@@ -203,7 +202,7 @@ def _summarise(
             "templates": digest(read_templates()),
         },
         inputs={f"{step.name} {step.arm}": step.fingerprint for step in made_of},
-        code=[*_CODE, __name__],
+        code=[*_CODE, "pipeline.stages.spending", __name__],
     )
 
 
@@ -242,31 +241,6 @@ def _estimate(
             predictions, task.labels, task.positive, evaluation_config.n_replicates, evaluation_config.seed
         )
     ]
-
-
-def measure_cost(arm: str, dataset: Step, per_row: Mapping[str, Mapping[str, float | None]]) -> dict[str, float | None]:
-    """Return what the teachers took for a data set's rows; None where that was not measured of one of them.
-
-    Args:
-        arm: Whose rows they are.
-        dataset: The data set. What a mix drew was paid for, also where its own filters left it out.
-        per_row: By arm, `usd` and `device_s` of one row.
-    """
-    counts = dataset.manifest["counts"]
-    drawn = {name.removeprefix(DRAWN): n for name, n in counts.items() if name.startswith(DRAWN)} or {
-        arm: counts["rows"]
-    }
-    totals: dict[str, float | None] = {}
-    for cost in _COSTS:
-        parts = [(per_row[key][cost], n) for key, n in drawn.items()]
-        measured = [amount * n for amount, n in parts if amount is not None]
-        totals[cost] = sum(measured) if len(measured) == len(parts) else None
-    return totals
-
-
-def _read_costs(dataset: Step) -> dict[str, float | None]:
-    found: dict[str, Any] = dataset.folder.read_json(EFFICIENCY) if dataset.folder.exists(EFFICIENCY) else {}
-    return {cost: found.get(f"{cost}_per_row") for cost in _COSTS}
 
 
 def _mean(amounts: Sequence[float | None]) -> float | None:

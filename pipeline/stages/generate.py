@@ -28,6 +28,7 @@ from pipeline.steps import Step, Steps
 from pipeline.tasks.task import MethodConfig, Task
 from pipeline.teachers.efficiency import describe_efficiency
 from pipeline.teachers.kinds import pin_teacher
+from pipeline.teachers.spending import divide_spending
 
 LOG = logging.getLogger(__name__)
 
@@ -41,9 +42,7 @@ def build_datasets(experiment: ExperimentConfig, inputs: Inputs, steps: Steps, c
         LeakageError: Too many rows repeat test items.
         SourceError: No rows were left.
     """
-    asks = {
-        key: _ask(key, arm, experiment, inputs, steps, cluster) for key, arm in experiment.arms.items() if arm.teacher
-    }
+    asks = plan_arms(experiment, inputs, steps, cluster)
     prepare_asks(list(asks.values()), experiment.replay, is_local=experiment.scale.address is None)
     datasets: dict[str, Step] = {}
     for key in experiment.order_arms():
@@ -55,6 +54,13 @@ def build_datasets(experiment: ExperimentConfig, inputs: Inputs, steps: Steps, c
         else:
             datasets[key] = _build_from_rows(key, arm, experiment, inputs, steps)
     return {key: datasets[key] for key in experiment.arms}
+
+
+def plan_arms(experiment: ExperimentConfig, inputs: Inputs, steps: Steps, cluster: Cluster) -> dict[str, Ask]:
+    """Return what the teacher of each arm that has one is asked; nothing is asked yet."""
+    return {
+        key: _ask(key, arm, experiment, inputs, steps, cluster) for key, arm in experiment.arms.items() if arm.teacher
+    }
 
 
 def _build_from_rows(key: str, arm: ArmConfig, experiment: ExperimentConfig, inputs: Inputs, steps: Steps) -> Step:
@@ -141,9 +147,11 @@ def _parse(task: Task, ask: Ask, histories: Histories, method: MethodConfig) -> 
     rejects: list[Reject] = []
     outcomes: Counter[str] = Counter()
     accepted = 0
+    ends: list[tuple[Completion, Outcome]] = []
     for request in ask.requests:
         for completion in histories[request.request_id]:
             parsed = task.parse(request, completion, method)
+            ends.append((completion, parsed.outcome))
             outcomes[parsed.outcome.value] += 1
             if parsed.outcome is Outcome.OK:
                 accepted += 1
@@ -172,10 +180,13 @@ def _parse(task: Task, ask: Ask, histories: Histories, method: MethodConfig) -> 
     } | {f"completions_{outcome}": n for outcome, n in outcomes.items()}
 
     def describe(n_rows: int) -> dict[str, Any]:
-        sessions = ask.sessions()
+        price = ask.teacher.price
+        spent = describe_efficiency(completions, n_rows, len(ask.requests), ask.sessions(), price)
+        kept_share = n_rows / len(examples) if examples else 0.0
         return {
             "teacher": ask.teacher.label,
-            **describe_efficiency(completions, n_rows, len(ask.requests), sessions, ask.teacher.price),
+            **spent,
+            "spent_on": divide_spending(ends, kept_share, spent["device_s"], price),
         }
 
     return Answers(examples, rejects, counts, describe_efficiency=describe)

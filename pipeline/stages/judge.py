@@ -20,6 +20,7 @@ from pipeline.prompts.requests import make_request
 from pipeline.prompts.templates import digest_templates
 from pipeline.records import Completion, Outcome, Prediction, Request, Seed
 from pipeline.stages.ask import Ask, Histories, plan_ask, prepare_asks
+from pipeline.stages.dataset import EFFICIENCY
 from pipeline.stages.evaluate import COST, judge, run_evaluation
 from pipeline.stages.inputs import Gold, Inputs
 from pipeline.steps import Outputs, Step, Steps
@@ -27,6 +28,7 @@ from pipeline.storage import Folder
 from pipeline.tasks.task import Judging, Task
 from pipeline.teachers.efficiency import describe_efficiency
 from pipeline.teachers.kinds import AnyTeacherConfig, pin_teacher
+from pipeline.teachers.spending import divide_spending
 
 LOG = logging.getLogger(__name__)
 _CODE = ("pipeline.prompts.replies", __name__)
@@ -142,6 +144,7 @@ def _evaluate(ask: Ask, histories: Histories, experiment: ExperimentConfig, inpu
     def produce(folder: Folder) -> Outputs:
         cost = {"arm": ask.key, "student": student, **describe_cost(ask, histories), "n_undecided": n_undecided}
         folder.write_json(COST, cost)
+        folder.write_json(EFFICIENCY, describe_spending(ask, histories))
         outputs = judge(folder, predict, ask.key, student, "", experiment, inputs)
         return replace(outputs, counts={**outputs.counts, "undecided": n_undecided})
 
@@ -171,6 +174,22 @@ def describe_cost(ask: Ask, histories: Histories) -> dict[str, Any]:
         "n_actors": max((session.actors for session in sessions), default=None),
         "tokens_per_item": spent["tokens_per_row"],
         "usd_per_1000_items": None if spent["usd_per_row"] is None else 1000 * spent["usd_per_row"],
+    }
+
+
+def describe_spending(ask: Ask, histories: Histories) -> dict[str, Any]:
+    """Return what a judge's answers took, as a data set has it of its rows."""
+    ends = [
+        (completion, judge_completion(request, completion))
+        for request in ask.requests
+        for completion in histories[request.request_id]
+    ]
+    n_items, price = len(ask.requests), ask.teacher.price
+    spent = describe_efficiency([completion for completion, _ in ends], n_items, n_items, ask.sessions(), price)
+    return {
+        "teacher": ask.teacher.label,
+        **spent,
+        "spent_on": divide_spending(ends, 1.0, spent["device_s"], price),
     }
 
 

@@ -173,17 +173,9 @@ def describe_efficiency(
     def per_row(amount: float | None) -> float | None:
         return amount / n_rows if n_rows and amount is not None else None
 
-    tokens_usd = None
-    if price.per_million_prompt_tokens is not None and price.per_million_completion_tokens is not None:
-        per_prompt, per_completion = price.per_million_prompt_tokens / 1e6, price.per_million_completion_tokens / 1e6
-        tokens_usd = sum(
-            c.price_factor * (c.n_prompt_tokens * per_prompt + c.n_completion_tokens * per_completion)
-            for c in completions
-        )
+    tokens_usd = price.charge_all(completions)
     device_s_in_all = device_s / covered if device_s and covered else None
-    devices_usd = None
-    if price.per_device_hour is not None and device_s_in_all is not None:
-        devices_usd = device_s_in_all / 3600 * price.per_device_hour
+    devices_usd = None if device_s_in_all is None else price.charge_devices(device_s_in_all)
     usd = None if tokens_usd is None and devices_usd is None else (tokens_usd or 0.0) + (devices_usd or 0.0)
     return {
         "completions": len(completions),
@@ -193,6 +185,7 @@ def describe_efficiency(
         "completion_tokens": completion_tokens,
         "tokens_per_row": per_row(prompt_tokens + completion_tokens),
         "measured_share": covered,
+        "device_s": device_s_in_all,
         "tokens_per_s": sum(session.completion_tokens for session in sessions) / asking_s if asking_s else None,
         "device_s_per_row": per_row(device_s_in_all),
         "usd": usd,

@@ -9,15 +9,19 @@ from pipeline.identity import digest, source_digest
 from pipeline.records import Request
 from pipeline.teachers import batch_config, openai, vllm
 from pipeline.teachers.batch_config import OpenAIBatchConfig
+from pipeline.teachers.efficiency import Session
 from pipeline.teachers.ledger import Ledger
 from pipeline.teachers.offline import OfflineConfig, OfflineTeacher
 from pipeline.teachers.openai import OpenAIConfig, OpenAITeacher
 from pipeline.teachers.openai_batch import OpenAIBatchTeacher
+from pipeline.teachers.projection import Pace
 from pipeline.teachers.teacher import Teacher
 from pipeline.teachers.vllm import VllmConfig, VllmTeacher
 
 AnyTeacherConfig = Annotated[OfflineConfig | OpenAIConfig | OpenAIBatchConfig | VllmConfig, Field(discriminator="kind")]
 """The union of all teachers' configurations."""
+_SLOTS = 64
+"""Requests that an actor keeps open where neither the configuration nor an engine says."""
 
 
 def pin_teacher(config: AnyTeacherConfig, offline_code: Sequence[str]) -> tuple[AnyTeacherConfig, dict[str, str]]:
@@ -83,3 +87,31 @@ def make_teacher(
             return OpenAITeacher(config, 1 / actors)
         case OfflineConfig():
             return OfflineTeacher(config, reply_offline)
+
+
+def size_prompts(config: AnyTeacherConfig, requests: Sequence[Request]) -> list[float]:
+    """Return what each prompt's tokens are in proportion to.
+
+    These are the tokens themselves where the model's tokenizer is ours, and characters where it is elsewhere.
+    """
+    if isinstance(config, VllmConfig):
+        return vllm.count_prompt_tokens(config, requests)
+    return [float(sum(len(message.content) for message in request.messages)) for request in requests]
+
+
+def make_pace(config: AnyTeacherConfig, actors: int, session: Session) -> Pace:
+    """Return how fast a teacher may be asked.
+
+    Args:
+        config: The teacher.
+        actors: How many actors ask it.
+        session: What asking some requests came to.
+    """
+    match config:
+        case VllmConfig():
+            return Pace(session, actors * vllm.count_slots(config), None, None)
+        case OpenAIConfig():
+            slots = config.max_in_flight or _SLOTS
+            return Pace(session, actors * slots, config.requests_per_minute, config.tokens_per_minute)
+        case OfflineConfig():
+            return Pace(session, actors * (config.max_in_flight or _SLOTS), None, None)

@@ -1,6 +1,7 @@
 """What a teacher is: something that completes one request, whatever stands behind it."""
 
 import time
+from collections.abc import Iterable
 from typing import Protocol
 
 from pydantic import Field
@@ -50,6 +51,27 @@ class PriceConfig(Config):
     per_million_prompt_tokens: float | None = Field(ge=0)
     per_million_completion_tokens: float | None = Field(ge=0)
     per_device_hour: float | None = Field(ge=0)
+
+    def charge(self, completion: Completion) -> float | None:
+        """Return what a completion's tokens cost in US dollars, accepted or not; None without both prices.
+
+        The one place where tokens become money.
+        """
+        if self.per_million_prompt_tokens is None or self.per_million_completion_tokens is None:
+            return None
+        prompt_usd = completion.n_prompt_tokens * self.per_million_prompt_tokens
+        completion_usd = completion.n_completion_tokens * self.per_million_completion_tokens
+        return completion.price_factor * (prompt_usd + completion_usd) / 1e6
+
+    def charge_all(self, completions: Iterable[Completion]) -> float | None:
+        """Return what the tokens of some completions cost together; None without both prices."""
+        if self.per_million_prompt_tokens is None or self.per_million_completion_tokens is None:
+            return None
+        return sum(self.charge(completion) or 0.0 for completion in completions)
+
+    def charge_devices(self, device_s: float) -> float | None:
+        """Return what some device-seconds cost in US dollars; None without their price."""
+        return None if self.per_device_hour is None else device_s / 3600 * self.per_device_hour
 
 
 class TeacherConfig(Config):

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import os
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from importlib.util import find_spec
 from math import ceil
 from pathlib import Path
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 OVERBOOKING = 1.25
 """Requests in flight per sequence that the engine runs at once, so that one is waiting whenever a place falls free."""
+USUAL_MAX_NUM_SEQS = 256
+"""vLLM's own `max_num_seqs` on most devices; on the largest GPUs it is more."""
 LOG_TAIL_LINES = 30
 GRAMMAR = {"backend": "guidance", "disable_any_whitespace": True}
 """How replies are held to their schema. Compact, because where any white space is legal some models never stop writing
@@ -115,6 +117,21 @@ def pin(config: VllmConfig) -> tuple[VllmConfig, dict[str, str]]:
 def is_installed() -> bool:
     """Return whether vLLM is on this machine."""
     return find_spec("vllm") is not None
+
+
+def count_prompt_tokens(config: VllmConfig, requests: Sequence[Request]) -> list[float]:
+    """Return the tokens of each request's prompt, counted by the engine's tokenizer without the engine."""
+    from transformers import AutoTokenizer
+
+    name = config.engine_arguments.get("tokenizer", config.model)
+    tokenizer = AutoTokenizer.from_pretrained(locate_model(name), revision=config.revision)
+    return [float(len(encode_prompt(tokenizer, r.messages, config.prompt_format))) for r in requests]
+
+
+def count_slots(config: VllmConfig) -> int:
+    """Return how many requests one actor keeps open, as far as that is known without the engine."""
+    max_num_seqs = config.engine_arguments.get("max_num_seqs", USUAL_MAX_NUM_SEQS)
+    return config.max_in_flight or ceil(OVERBOOKING * max_num_seqs)
 
 
 def build_engine_args(config: VllmConfig) -> "AsyncEngineArgs":

@@ -17,6 +17,7 @@ import pipeline
 from pipeline import experiment
 from pipeline.config import Config, validate
 from pipeline.errors import ConfigError
+from pipeline.identity import digest
 from pipeline.launch import CONF
 from pipeline.quality.cartography import SelectionConfig
 from pipeline.stages.tune import check_search
@@ -25,6 +26,7 @@ from tests.composing import (
     compose_curves,
     compose_doctor,
     compose_experiment,
+    compose_generation,
     compose_index,
     compose_part,
     compose_search,
@@ -146,7 +148,7 @@ def test_all_files_are_found_and_each_is_one_that_a_test_composes():
     assert n_rows >= 11
     n_annotations = len(list((CONF / OF_ANNOTATIONS).glob("*.yaml")))
     assert n_annotations == 3
-    # The six roots, what all corpora build on, and what only stands beside other arms.
+    # The seven roots, what all corpora build on, and what only stands beside other arms.
     groups = (
         OF_CLASSIFICATION,
         OF_CQA,
@@ -158,7 +160,7 @@ def test_all_files_are_found_and_each_is_one_that_a_test_composes():
         OBJECTIVES,
         SELECTIONS,
     )
-    assert len(FILES) == 6 + len(OF_ARMS) + len(BASES) + n_rows + n_annotations + sum(map(len, groups))
+    assert len(FILES) == 7 + len(OF_ARMS) + len(BASES) + n_rows + n_annotations + sum(map(len, groups))
     assert {group for group, _ in OPTIONS} <= set(DEFAULTS)
     for group, option in OPTIONS:
         assert (CONF / group / f"{DEFAULTS[group]}.yaml").is_file(), f"{group}={option} replaces no default"
@@ -190,6 +192,29 @@ def test_curves_compose_on_any_experiment():
     assert compose_curves(["experiment=quickstart"]).model_dump(exclude={"curves"}) == (
         compose_experiment(["experiment=quickstart"]).model_dump()
     )
+
+
+def test_generation_composes_on_any_experiment_and_is_the_same_run():
+    experiment = compose_generation(["experiment=ambiguity_teachers", "plan=true", "probe_rows=8"])
+    assert (experiment.plan, experiment.probe_rows) == (True, 8)
+    assert not compose_generation(["experiment=quickstart"]).plan
+    plain = compose_experiment(["experiment=ambiguity_teachers"])
+    assert experiment.model_dump(exclude={"plan", "probe_rows"}) == plain.model_dump()
+    assert digest(experiment) == digest(plain), "MLflow shows a run of its own for it"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "mistake"),
+    [
+        (["probe_rows=1"], "probe_rows: "),
+        (["replay=[error]"], "plan: it shows what is unanswered, and `replay`"),
+        (["data=ambignq_train"], "plan: no teacher is asked, since no arm of ambignq_train has one"),
+        (["teacher=openai_batch", "teacher.model=m"], "plan: a probe by batch may take a day, and openai_batch would"),
+    ],
+)
+def test_a_plan_that_makes_no_sense_is_refused(overrides, mistake):
+    with pytest.raises(ConfigError, match=mistake):
+        compose_generation(["plan=true", *overrides])
 
 
 def test_curves_of_rankers_are_refused():

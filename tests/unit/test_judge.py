@@ -315,7 +315,7 @@ def make_dataset(root: Folder, arm: str, efficiency: dict | None):
         folder.write_json(SAMPLES, {"accepted": {}, "rejected": {}})
         if efficiency is not None:
             folder.write_json(EFFICIENCY, efficiency)
-        return Outputs()
+        return Outputs(counts={"rows": 1})
 
     return Steps(root).run("dataset", produce, arm=arm, config=efficiency, inputs={}, code=[])
 
@@ -323,7 +323,9 @@ def make_dataset(root: Folder, arm: str, efficiency: dict | None):
 def test_the_comparison_holds_judges_and_what_teachers_took(bench):
     bench.answer(RIGHT)
     shares = {"start": 0.5, "starved": 0.0, "running": 0.5, "tail": 0.0, "retry": 0.0}
-    efficiency = {"teacher": "some-llm", "rows": 1, "usd": None, "time_shares": shares}
+    kept = {"calls": 1, "tokens": 110, "token_share": 1.0, "device_s": None, "usd": None}
+    amounts = {"rows": 1, "prompt_tokens": 100, "completion_tokens": 10, "usd": None, "device_s": None}
+    efficiency = {"teacher": "some-llm", **amounts, "time_shares": shares, "spent_on": {"kept": kept}}
     datasets = {
         "llama": make_dataset(bench.root, "llama", efficiency),
         "human": make_dataset(bench.root, "human", None),
@@ -336,6 +338,11 @@ def test_the_comparison_holds_judges_and_what_teachers_took(bench):
     assert {(e["arm"], e["student"]) for e in folder.read_json("comparison.json")} == {("llm", "zero-shot")}
     assert "| llm | zero-shot |" in folder.read_text("results.md")
     assert "some-llm" in folder.read_text("report.html")
+    stages = folder.read_json("spending.json")["stages"]
+    assert [(row["stage"], row["arm"], row["tokens"], row["USD"]) for row in stages] == [
+        ("teaching", "llama", 110, None),
+        ("judging", "llm", 600, None),
+    ]
 
 
 def make_completion(text: str, outcome: Outcome = Outcome.OK, **changes) -> Completion:

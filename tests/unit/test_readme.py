@@ -3,7 +3,7 @@ import shlex
 
 import pytest
 
-from tests.composing import compose_curves, compose_experiment, compose_index
+from tests.composing import compose_curves, compose_experiment, compose_generation, compose_index
 from tests.conftest import PROJECT
 
 
@@ -14,13 +14,15 @@ def find_commands(scripts):
         yield from re.findall(rf"python ray_jobs/(?:{scripts})\.py (.*?)(?:`|  +#|\n)", text)
 
 
-COMMANDS = list(find_commands("run|generate|train|evaluate|export|compare"))
+COMMANDS = list(find_commands("run|train|evaluate|export|compare"))
+GENERATION_COMMANDS = list(find_commands("generate"))
 CURVE_COMMANDS = list(find_commands("curves"))
 INDEX_COMMANDS = list(find_commands("index"))
 
 
 def test_there_are_commands():
     assert len(COMMANDS) >= 7
+    assert len(GENERATION_COMMANDS) >= 7
     assert len(INDEX_COMMANDS) >= 3
     assert len(CURVE_COMMANDS) >= 3
 
@@ -28,6 +30,12 @@ def test_there_are_commands():
 @pytest.mark.parametrize("command", CURVE_COMMANDS)
 def test_documented_curves_compose(command):
     assert compose_curves(shlex.split(command)).curves
+
+
+@pytest.mark.parametrize("command", GENERATION_COMMANDS)
+def test_a_documented_generation_composes(command, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:5000")
+    assert compose_generation(shlex.split(command)).arms
 
 
 @pytest.mark.parametrize("command", INDEX_COMMANDS)

@@ -16,6 +16,7 @@ from pipeline.report.html import (
     name_column,
     render_report,
 )
+from pipeline.report.spending import Money
 from pipeline.report.table import tabulate_results
 
 
@@ -70,6 +71,14 @@ def make_report(**changes):
                 "time_shares": {"start": 0.25, "starved": 0.05, "running": 0.5, "tail": 0.1, "retry": 0.1},
             }
         ],
+        "money": Money(
+            {
+                "stages": [{"stage": "teaching", "arm": "llama", "tokens": 98765, "USD": None}],
+                "ends": [{"arm": "llama", "what became of it": "truncated", "share of tokens": "12.5 %", "USD": None}],
+                "scores": [{"arm": "llama", "student": "minilm", "macro-F1": 0.6, "score per USD": None}],
+            },
+            {"llama": {"kept": 0.875, "truncated": 0.125}},
+        ),
         "confusions": [
             {
                 "arm": "llama",
@@ -129,7 +138,7 @@ def test_page_needs_nothing_from_outside(full):
     page = Page(full)
     assert {tag for tag, _ in page.tags} & {"script", "link", "iframe", "object"} == set()
     sources = [attributes["src"] for _, attributes in page.tags if "src" in attributes]
-    assert len(sources) == len(("scores", "confusions", "time shares", "lengths"))
+    assert len(sources) == len(("scores", "confusions", "time shares", "token shares", "lengths"))
     assert all(source.startswith("data:image/svg+xml;base64,") for source in sources)
     assert [attributes["href"] for tag, attributes in page.tags if tag == "a" and attributes["href"][0] != "#"] == []
     assert re.search(r"url\(|@import", full) is None
@@ -139,7 +148,7 @@ def test_every_link_of_the_navigation_has_its_section(full):
     page = Page(full)
     ids = {attributes.get("id") for _, attributes in page.tags}
     links = {attributes["href"][1:] for tag, attributes in page.tags if tag == "a"}
-    assert links == {"results", "costs", "teachers", "data", "samples", "steps", "config"}
+    assert links == {"results", "costs", "teachers", "money", "data", "samples", "steps", "config"}
     assert links <= ids
 
 
@@ -199,6 +208,20 @@ def test_teachers_whose_time_nobody_measured_have_no_picture():
     assert "4,321" in page
 
 
+def test_where_the_money_went_is_told_and_what_has_no_price_is_not_measured():
+    page = render_report(make_report())
+    text = " ".join(Page(page).text.split())
+    section = text[text.index("Where the money went") : text.index("What each arm was trained on")]
+    for part in ("98,765", "12.5 %", "score per USD"):
+        assert part in section
+    # Once as what it means, and once in each of the tables.
+    assert section.count("not measured") == 4
+    assert "parted by what became of them" in page
+    without = render_report(make_report(money=None))
+    assert "Where the money went" not in without
+    assert "#money" not in without
+
+
 def test_judges_are_told_from_students_and_arms():
     costs = [
         *make_report().costs,
@@ -252,7 +275,16 @@ def test_student_that_does_not_clear_the_baseline_is_marked():
 
 
 def test_parts_without_content_are_left_out():
-    page = Page(render_report(make_report(costs=[], efficiencies=[], confusions=[], cards={}, samples={}, lengths={})))
+    nothing = {
+        "costs": [],
+        "efficiencies": [],
+        "money": None,
+        "confusions": [],
+        "cards": {},
+        "samples": {},
+        "lengths": {},
+    }
+    page = Page(render_report(make_report(**nothing)))
     ids = {attributes["id"] for _, attributes in page.tags if "id" in attributes}
     assert ids == {"results", "steps", "config"}
     assert (page.open, page.unbalanced) == ([], [])

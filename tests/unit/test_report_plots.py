@@ -2,18 +2,22 @@ from xml.etree import ElementTree
 
 import pytest
 
+from pipeline.records import Outcome
 from pipeline.report.plots import (
     CAUSES,
     COLORS,
+    ENDS,
     draw_confusions,
     draw_curves,
     draw_lengths,
     draw_scores,
     draw_time_shares,
+    draw_token_shares,
     render,
 )
 from pipeline.report.table import KINDS, tabulate_results
 from pipeline.teachers import efficiency
+from pipeline.teachers.spending import FILTERED, KEPT
 
 
 def make_entries():
@@ -142,6 +146,18 @@ def test_a_teachers_time_is_one_bar_of_all_causes():
 def test_every_cause_that_teachers_tell_has_its_colour():
     assert set(CAUSES) == set(efficiency.CAUSES)
     assert len(set(CAUSES.values())) == len(CAUSES)
+
+
+def test_tokens_are_one_bar_of_what_became_of_them():
+    shares = {"llama": {"kept": 0.75, "truncated": 0.25}, "gpt": {"kept": 1.0}}
+    axes = draw_token_shares(shares).axes[0]
+    found = {c.get_label(): [bar.get_width() for bar in c] for c in axes.containers}
+    assert found == {"kept": [0.75, 1.0], "truncated": [0.25, 0.0]}
+
+
+def test_every_end_that_tokens_come_to_has_its_colour():
+    assert set(ENDS) == {KEPT, FILTERED} | {outcome.value for outcome in Outcome} - {"ok"}
+    assert len(set(ENDS.values())) == len(ENDS)
 
 
 def make_points(arms=("llama", "human")):

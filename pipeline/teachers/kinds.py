@@ -45,15 +45,16 @@ def check_teacher(config: AnyTeacherConfig, is_local: bool) -> None:
         is_local: Whether actors run on this machine, so that what is missing here is missing there.
 
     Raises:
-        ConfigError: The engine refuses its arguments or isn't installed, or the key is missing.
+        ConfigError: The engine refuses its arguments or isn't installed, or a key is missing.
     """
     match config:
         case VllmConfig():
             if is_local or vllm.is_installed():
                 vllm.build_engine_args(config)
         case OpenAIConfig():
-            if is_local or config.api_key_file is None:
-                openai.read_key(config)
+            for endpoint in openai.list_endpoints(config):
+                if is_local or endpoint.api_key_file is None:
+                    openai.read_key(endpoint)
 
 
 def make_teacher(config: AnyTeacherConfig, reply_offline: Callable[[Request, int], str], actors: int) -> Teacher:

@@ -402,7 +402,8 @@ def test_the_key_is_neither_shown_nor_pickled(monkeypatch):
     pickled = pickle.dumps(teacher)
     assert KEY.encode() not in pickled
     monkeypatch.setenv("SOME_KEY", "another")
-    assert pickle.loads(pickled)._key.get_secret_value() == "another"
+    (address,) = pickle.loads(pickled)._addresses.values()
+    assert address.key.get_secret_value() == "another"
 
 
 def test_a_key_is_read_from_a_variable_or_a_file(monkeypatch, tmp_path):
@@ -477,7 +478,7 @@ def test_more_requests_are_open_at_once_than_a_client_allows_by_itself():
 
     async def run():
         async with server.run():
-            teacher = OpenAITeacher(configure(server.base_url, timeout_s=20), 1.0)
+            teacher = OpenAITeacher(configure(server.base_url, timeout_s=20, max_in_flight=150, adaptive=False), 1.0)
             assert teacher.capacity == 64
             done = await asyncio.gather(*(teacher.complete(request_for(str(n)), 1) for n in range(150)))
             await teacher.close()

@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
 
-FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 8.0
+FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 2.0
 """It is the window that relieves an endpoint; a call that waits longer only keeps a place from others."""
 LONGEST_ASKED_WAIT_S = 600.0
 """However long a server asks to be left alone."""

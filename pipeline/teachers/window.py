@@ -7,10 +7,12 @@ answers per second, the goodput, at the larger and at the smaller of two windows
 
 from dataclasses import dataclass
 
-FIRST_LIMIT = 16
-"""A round trip or two below what most endpoints take, and no flood for one that takes little."""
+FIRST_LIMIT = 32
+"""A round trip below what most endpoints take, and no flood for one that takes little."""
 CLEAN_SHARE = 0.1
 """Calls that may fail without a doubt about the window; fewer can't be told from chance in one round."""
+HOPELESS_SHARE = 0.5
+"""Failed calls from which on only a smaller window is tried."""
 MIN_ANSWERS = 20
 """Of a round: with fewer, chance moves the goodput by as much as a step does."""
 SMALLEST_STEP, LARGEST_STEP = 1.4, 2.0
@@ -40,9 +42,10 @@ def does_larger_pay(small: Round, large: Round) -> bool:
 class Window:
     """A limit on open calls that follows what comes of them.
 
-    Each round measures one limit, after the time that an answer takes. While nothing fails, the limit grows. Where
-    calls fail, every change is a trial: a larger limit stays if it brought more, a smaller one if it lost nothing, and
-    otherwise the limit goes back and holds for some rounds.
+    Until the first failure every answer raises the limit by one. From then on each round measures one limit, after the
+    time that an answer takes. While hardly anything fails, the limit grows. Where calls fail, every change is a trial:
+    a larger limit stays if it brought more, a smaller one if it lost nothing, and otherwise the limit goes back and
+    holds for some rounds.
 
     Args:
         ceiling: What the limit never passes.
@@ -55,6 +58,7 @@ class Window:
         self._is_adaptive = is_adaptive
         self.latency_s = 0.0
         """Of an answer, on average; 0 before the first."""
+        self._is_starting = True
         self._home: Round | None = None
         self._goes_up = True
         self._step = LARGEST_STEP
@@ -81,23 +85,35 @@ class Window:
         if succeeded:
             latency_s = now - sent_at
             self.latency_s += (latency_s - self.latency_s) * (LATENCY_WEIGHT if self.latency_s else 1.0)
-        if now < self._began_at + self.latency_s:
-            return
-        self._first_at = self._first_at or now
-        self._n_answers += succeeded
-        self._n_failed += not succeeded
-        span_s = now - self._first_at
-        if self._n_answers >= max(MIN_ANSWERS, self.limit) and span_s >= self.latency_s:
-            share = self._n_failed / (self._n_answers + self._n_failed)
-            self._decide(Round(self.limit, self._n_answers / span_s, share, self.latency_s))
-            self._begin(now)
+        if self._is_starting:
+            self._grow(now, succeeded=succeeded)
+        elif now >= self._began_at + self.latency_s:
+            self._measure(now, succeeded=succeeded)
 
     def restart(self, now: float) -> None:
         """Begin anew after an outage, with half of what was open before: it may be that which was too much."""
         if self._is_adaptive:
             self.limit = max(1, (self._home.limit if self._home else self.limit) // 2)
             self._home, self._hold, self._next_hold = None, 0, FIRST_HOLD
-            self._goes_up, self._step = True, LARGEST_STEP
+            self._is_starting, self._goes_up, self._step = True, True, LARGEST_STEP
+            self._begin(now)
+
+    def _grow(self, now: float, *, succeeded: bool) -> None:
+        if not succeeded:
+            self._is_starting = False
+            self._begin(now)
+        elif self._is_filled:
+            self.limit = min(self._ceiling, self.limit + 1)
+
+    def _measure(self, now: float, *, succeeded: bool) -> None:
+        self._first_at = self._first_at or now
+        self._n_answers += succeeded
+        self._n_failed += not succeeded
+        span_s = now - self._first_at
+        n_calls = self._n_answers + self._n_failed
+        if self._n_answers >= MIN_ANSWERS and n_calls >= self.limit and span_s >= self.latency_s:
+            share = self._n_failed / n_calls
+            self._decide(Round(self.limit, self._n_answers / span_s, share, self.latency_s))
             self._begin(now)
 
     def _begin(self, now: float) -> None:
@@ -129,7 +145,8 @@ class Window:
         if self._hold:
             self._hold -= 1
             return
-        if is_clean or (self._goes_up and self.limit < self._ceiling):
+        may_go_up = self._goes_up and self.limit < self._ceiling and this.failed_share < HOPELESS_SHARE
+        if is_clean or may_go_up:
             self._goes_up = True
             if self._is_filled:
                 self.limit = min(self._ceiling, max(self.limit + 1, round(self.limit * self._step)))

@@ -150,9 +150,15 @@ def test_a_larger_window_pays_where_it_brings_half_of_what_it_asks():
     assert not does_larger_pay(at(10, 20), at(20, 20))
 
 
-def test_a_round_needs_answers_enough():
+def test_a_few_answers_decide_nothing():
     window = Window(CEILING)
-    for n in range(MIN_ANSWERS):
+    window.finish(1.0, 0.5, succeeded=False)
+    for n in range(MIN_ANSWERS - 1):
         window.start(FIRST_LIMIT)
-        window.finish(1.0 + n / 100, 0.5, succeeded=True)
+        window.finish(10.0 + n, 9.5 + n, succeeded=True)
     assert window.limit == FIRST_LIMIT
+    window.finish(60.0, 59.5, succeeded=True)
+    assert window.limit == FIRST_LIMIT, "so few can't be a round of a window of that size"
+    for n in range(FIRST_LIMIT):
+        window.finish(61.0 + n, 60.5 + n, succeeded=True)
+    assert window.limit == CEILING

@@ -23,7 +23,8 @@ from benchmarks.endpoint_overhead import LIMITS, write_requests
 from benchmarks.harness import ContestantError, Figures, Ratio, report, run_alone
 from pipeline.config import validate
 from pipeline.records import Outcome, Request
-from pipeline.teachers.openai import OpenAIConfig, OpenAITeacher
+from pipeline.teachers.openai import OpenAITeacher
+from pipeline.teachers.openai_config import OpenAIConfig
 
 MODULE = "benchmarks.rate"
 PROJECT = Path(__file__).parent.parent

@@ -7,9 +7,10 @@ from pydantic import Field
 
 from pipeline.identity import digest, source_digest
 from pipeline.records import Request
-from pipeline.teachers import openai, vllm
+from pipeline.teachers import openai_config, vllm
 from pipeline.teachers.offline import OfflineConfig, OfflineTeacher
-from pipeline.teachers.openai import OpenAIConfig, OpenAITeacher
+from pipeline.teachers.openai import OpenAITeacher
+from pipeline.teachers.openai_config import OpenAIConfig
 from pipeline.teachers.teacher import Teacher
 from pipeline.teachers.vllm import VllmConfig, VllmTeacher
 
@@ -31,7 +32,7 @@ def pin_teacher(config: AnyTeacherConfig, offline_code: Sequence[str]) -> tuple[
         case VllmConfig():
             return vllm.pin(config)
         case OpenAIConfig():
-            return config, openai.identify(config)
+            return config, openai_config.identify(config)
         case OfflineConfig():
             rules = source_digest(["pipeline.teachers.offline", *offline_code])
             return config, {"kind": config.kind, "revision": rules, "faults": digest(config.faults)}
@@ -52,9 +53,9 @@ def check_teacher(config: AnyTeacherConfig, is_local: bool) -> None:
             if is_local or vllm.is_installed():
                 vllm.build_engine_args(config)
         case OpenAIConfig():
-            for endpoint in openai.list_endpoints(config):
+            for endpoint in openai_config.list_endpoints(config):
                 if is_local or endpoint.api_key_file is None:
-                    openai.read_key(endpoint)
+                    openai_config.read_key(endpoint)
 
 
 def make_teacher(config: AnyTeacherConfig, reply_offline: Callable[[Request, int], str], actors: int) -> Teacher:

@@ -6,8 +6,7 @@ import time
 from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
 
-FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 2.0
-"""It is the window that relieves an endpoint; a call that waits longer only keeps a place from others."""
+FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 60.0
 LONGEST_ASKED_WAIT_S = 600.0
 """However long a server asks to be left alone."""
 _UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}

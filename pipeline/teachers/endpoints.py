@@ -2,7 +2,7 @@
 
 `Endpoint` keeps the state of one and knows no clock; `Endpoints` lets calls through, first come, first served. An
 endpoint that gives no answer any more is closed: single calls probe it, the others go elsewhere or wait, and with the
-first answer it has its window back.
+first answer it is open again.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ from pipeline.teachers.pace import Pace
 from pipeline.teachers.window import Window
 
 MIN_FAILURES = 8
-"""In a row, and as many as the window has places: then it is no chance that none got an answer."""
+"""In a row, and as many as have a place: then it is no chance that none got an answer."""
 FIRST_PROBE_S, LONGEST_PROBE_S = 0.5, 5.0
 """Between probes where a server doesn't say how long to wait: one small request is no burden."""
 
@@ -71,7 +71,7 @@ class Endpoint:
         paced_at = max(self._requests.free_at, self._tokens.free_at, self._spaced_until)
         if self.closed_at is not None:
             return math.inf if self._is_probed else max(self._probe_at, paced_at)
-        self._resting = [until for until in self._resting if until > now]
+        self._let_rest(now)
         n_places = self._window.limit - self._n_open
         if n_places <= 0:
             return math.inf
@@ -126,7 +126,8 @@ class Endpoint:
             self._window.finish(now, call.sent_at, succeeded=False)
             # It keeps its place for as long as an answer takes: at once, the next would be refused as well.
             self._resting.append(call.sent_at + self._window.latency_s)
-            if self._n_failures >= max(MIN_FAILURES, self._window.limit):
+            self._let_rest(now)
+            if self._n_failures >= max(MIN_FAILURES, self._n_open + len(self._resting)):
                 self.closed_at, self._resting = now, []
                 self._schedule_probe(now, asked_wait_s)
         elif call.is_probe:
@@ -137,6 +138,9 @@ class Endpoint:
         self._n_open -= 1
         self._is_probed &= not call.is_probe
         self._tokens.settle(call.tokens, tokens)
+
+    def _let_rest(self, now: float) -> None:
+        self._resting = [until for until in self._resting if until > now]
 
     def _schedule_probe(self, now: float, asked_wait_s: float | None) -> None:
         own_s = min(FIRST_PROBE_S * 2.0 ** min(self._n_probes, 8), LONGEST_PROBE_S)

@@ -110,6 +110,20 @@ def test_failures_that_answers_come_between_close_nothing():
     assert endpoint.closed_at is None
 
 
+def test_all_that_are_open_must_fail_before_it_closes():
+    endpoint = make_endpoint(64)
+    calls = [endpoint.start(10.0, 10) for _ in range(40)]
+    for call in calls[:19]:
+        refuse(endpoint, 11.0, call)
+    assert endpoint.closed_at is None
+    for call in calls[19:]:
+        refuse(endpoint, 11.0, call)
+    assert endpoint.closed_at == 11.0
+    few = make_endpoint(64)
+    shut(few, 10.0)
+    assert few.closed_at == 10.0, "the places that nobody takes say nothing"
+
+
 def test_a_probe_that_nobody_waits_for_is_followed_by_another():
     endpoint = make_endpoint()
     shut(endpoint, 10.0)

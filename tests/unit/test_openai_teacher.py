@@ -26,6 +26,7 @@ from pipeline.teachers.kinds import check_teacher
 from pipeline.teachers.openai import OpenAITeacher, write_body
 from pipeline.teachers.openai_config import OpenAIConfig, list_endpoints, read_key
 from pipeline.teachers.window import FIRST_LIMIT
+from tests.composing import compose_experiment
 from tests.conftest import PROJECT
 from tests.endpoint import OK, draw, key_prompt, serve
 
@@ -729,6 +730,19 @@ def test_a_key_in_place_of_its_variable_is_refused_without_showing_it():
     with pytest.raises(ConfigError, match=r"further_endpoints\.0\.api_key: unknown key") as caught:
         configure(further_endpoints=[{"base_url": "http://host/v1", "api_key": "verySecret"}])
     assert "Secret" not in str(caught.value)
+
+
+def test_further_endpoints_are_given_on_the_command_line():
+    endpoint = "{base_url: 'http://other:1/v1', api_key_env: OTHER_KEY}"
+    experiment = compose_experiment(
+        ["teacher=openai", "teacher.base_url=http://localhost:1/v1", "teacher.model=sample",
+         f"teacher.further_endpoints=[{endpoint}]"]
+    )  # fmt: skip
+    (arm,) = experiment.arms.values()
+    assert [(e.base_url, e.api_key_env) for e in list_endpoints(arm.teacher)] == [
+        ("http://localhost:1/v1", None),
+        ("http://other:1/v1", "OTHER_KEY"),
+    ]
 
 
 def test_where_and_how_fast_a_model_is_asked_is_no_part_of_who_it_is():

@@ -39,7 +39,8 @@ from pipeline.prompts.replies import read_reply
 from pipeline.prompts.requests import make_request
 from pipeline.prompts.schemas import record, text
 from pipeline.records import Completion, Message, Outcome, Request, Seed
-from pipeline.teachers.openai import OpenAIConfig, OpenAITeacher, write_body
+from pipeline.teachers.openai import OpenAITeacher, write_body
+from pipeline.teachers.openai_config import OpenAIConfig
 from pipeline.teachers.pace import compute_wait
 from pipeline.teachers.plan import Limits
 from pipeline.teachers.teacher import Teacher

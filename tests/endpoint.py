@@ -28,6 +28,8 @@ from aiohttp import web
 
 FAULTS = ("rate_limited", "quota", "broken", "malformed", "truncated", "stall")
 OK = "ok"
+LOST, OVER_LIMIT = "lost", "over_limit"
+"""What meets a request because of when it comes."""
 PROJECT = Path(__file__).parent.parent
 STARTS = ("ba", "ce", "di", "fo", "gu", "ha", "je", "ki", "lo", "mu", "ne", "pi", "ro", "su", "ta", "ve")
 ENDS = ("lan", "mer", "nit", "pol", "run", "sab", "tek", "vim", "zor", "dak", "fen", "gil", "hop", "jut", "kas", "lem")
@@ -41,6 +43,8 @@ class Options:
     """How the endpoint behaves; faults are shares of the requests."""
 
     latency_s: float = 0.0
+    latency_spread: float = 0.0
+    """Latencies are drawn evenly from this share below to this share above."""
     seed: int = 0
     rate_limited: float = 0.0
     """429, to be sent again after `retry_after_s`."""
@@ -57,6 +61,14 @@ class Options:
     """No answer, ever."""
     padding: float = 0.0
     """White space behind a reply, up to so many times its length: replies of very different lengths."""
+    requests_per_s: float = 0.0
+    """429 at once for whatever comes above that, with a second's worth as a burst; 0: no limit."""
+    rise_s: float = 0.0
+    """Seconds from the first request over which the limit rises to that, from a twentieth of it."""
+    outage_at_s: float = 0.0
+    """Seconds from the first request after which connections are closed without an answer."""
+    outage_s: float = 0.0
+    """How long they are."""
     echo_key: int = 0
     """1: bodies of errors repeat the header that holds the key; 2: so do half of the replies."""
     wanted_key: str = ""
@@ -117,6 +129,9 @@ class Endpoint:
         self._options = options
         self._log = log
         self._counts: Counter[str] = Counter()
+        self._first_at = math.inf
+        self._refilled_at = 0.0
+        self._left = 0.0
 
     def make_app(self) -> web.Application:
         app = web.Application(client_max_size=1 << 24)
@@ -131,10 +146,16 @@ class Endpoint:
     async def _complete(self, request: web.Request) -> web.Response:
         body = await request.json()
         prompt = key_prompt(body["messages"])
-        kind = self._draw(prompt)
-        n = self._counts[prompt]
+        drawn = self._draw(prompt)
+        n, kind = self._counts[prompt], self._refuse(time.monotonic()) or drawn
         self._write_line(prompt, n, kind, finished=False)
-        await asyncio.sleep(1e9 if kind == "stall" else self._options.latency_s)
+        if kind == LOST:
+            request.transport.close()
+            return web.Response()
+        if kind == OVER_LIMIT:
+            return _fail(429, "rate_limit_exceeded", "over the limit")
+        spread = self._options.latency_spread * random.Random(f"{prompt}-{n}").uniform(-1, 1)
+        await asyncio.sleep(1e9 if kind == "stall" else self._options.latency_s * (1 + spread))
         response = self._answer(body, prompt, kind, request.headers.get("Authorization", ""))
         self._write_line(prompt, n, kind, finished=True)
         return response
@@ -142,6 +163,23 @@ class Endpoint:
     def _draw(self, prompt: str) -> str:
         self._counts[prompt] += 1
         return draw(self._options.seed, self._options.shares, prompt, self._counts[prompt])
+
+    def _refuse(self, now: float) -> str:
+        """Return why no request gets an answer at that moment; else nothing."""
+        options, self._first_at = self._options, min(self._first_at, now)
+        age_s = now - self._first_at
+        if options.outage_at_s <= age_s < options.outage_at_s + options.outage_s:
+            return LOST
+        if not options.requests_per_s:
+            return ""
+        risen = min(1.0, age_s / options.rise_s) if options.rise_s else 1.0
+        rate = options.requests_per_s * (0.05 + 0.95 * risen)
+        self._left = min(rate, self._left + rate * (now - self._refilled_at))
+        self._refilled_at = now
+        if self._left < 1:
+            return OVER_LIMIT
+        self._left -= 1
+        return ""
 
     def _write_line(self, prompt: str, n: int, kind: str, *, finished: bool) -> None:
         line = {"prompt": prompt, "n": n, "kind": kind, "at": time.time(), "finished": finished}

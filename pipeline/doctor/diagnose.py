@@ -16,7 +16,7 @@ from pipeline.doctor.services import check_endpoint, check_tracking
 from pipeline.experiment import ExperimentConfig
 from pipeline.storage import Folder
 from pipeline.teachers.kinds import AnyTeacherConfig
-from pipeline.teachers.openai import OpenAIConfig
+from pipeline.teachers.openai_config import OpenAIConfig
 from pipeline.teachers.vllm import VllmConfig
 
 PROJECT = Path(__file__).parents[2]

@@ -10,7 +10,7 @@ from pipeline.doctor.http import Reply, fetch
 from pipeline.doctor.machine import check_clock
 from pipeline.errors import ConfigError
 from pipeline.storage import Folder
-from pipeline.teachers.openai import OpenAIConfig, read_key
+from pipeline.teachers.openai_config import OpenAIConfig, list_endpoints, read_key
 from pipeline.tracking import TrackingConfig, redact, tracking_uri
 
 MAX_NAMED = 8
@@ -18,12 +18,18 @@ MAX_NAMED = 8
 
 
 def check_endpoint(setting: str, config: OpenAIConfig) -> list[Finding]:
-    """Return what is wrong with an endpoint: its models are asked for, which costs nothing.
+    """Return what is wrong with a teacher's endpoints: their models are asked for, which costs nothing.
 
     Args:
         setting: Where the teacher's configuration stands, as in `arms.gpt.teacher`.
         config: The teacher.
     """
+    first, *further = list_endpoints(config)
+    settings = [setting, *(f"{setting}.further_endpoints.{n}" for n in range(len(further)))]
+    return [f for place, one in zip(settings, [first, *further], strict=True) for f in _check_one(place, one)]
+
+
+def _check_one(setting: str, config: OpenAIConfig) -> list[Finding]:
     key_setting = f"{setting}.{'api_key_file' if config.api_key_file else 'api_key_env'}"
     try:
         key = read_key(config)

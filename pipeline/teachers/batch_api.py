@@ -17,7 +17,8 @@ from pydantic import BaseModel, Field, SecretStr, ValidationError
 
 from pipeline.errors import TeacherError
 from pipeline.teachers.batch_rows import ENDPOINT
-from pipeline.teachers.openai import MAX_ERROR_CHARACTERS, OpenAIConfig, advise, open_session, read_key
+from pipeline.teachers.openai import MAX_ERROR_CHARACTERS, open_session
+from pipeline.teachers.openai_config import OpenAIConfig, advise, read_key
 from pipeline.teachers.pace import compute_wait
 
 if TYPE_CHECKING:

@@ -9,7 +9,8 @@ from pipeline.config import Config
 from pipeline.errors import ConfigError
 from pipeline.records import Request
 from pipeline.teachers.batch_rows import name_row, write_row
-from pipeline.teachers.openai import OpenAIConfig, write_body
+from pipeline.teachers.openai import write_body
+from pipeline.teachers.openai_config import EndpointConfig, OpenAIConfig
 
 
 class BatchApiConfig(Config):
@@ -44,6 +45,13 @@ class OpenAIBatchConfig(OpenAIConfig):
         if body.get("stream"):
             raise ValueError("a batch can't stream; leave out `stream`")
         return body
+
+    @field_validator("further_endpoints")
+    @classmethod
+    def _check_one_endpoint(cls, endpoints: tuple[EndpointConfig, ...]) -> tuple[EndpointConfig, ...]:
+        if endpoints:
+            raise ValueError("a batch is one account's; leave it empty")
+        return endpoints
 
     @property
     def is_deferred(self) -> bool:

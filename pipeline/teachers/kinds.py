@@ -7,13 +7,14 @@ from pydantic import Field
 
 from pipeline.identity import digest, source_digest
 from pipeline.records import Request
-from pipeline.teachers import batch_config, openai, vllm
+from pipeline.teachers import batch_config, openai_config, vllm
 from pipeline.teachers.batch_config import OpenAIBatchConfig
 from pipeline.teachers.efficiency import Session
 from pipeline.teachers.ledger import Ledger
 from pipeline.teachers.offline import OfflineConfig, OfflineTeacher
-from pipeline.teachers.openai import OpenAIConfig, OpenAITeacher
+from pipeline.teachers.openai import OpenAITeacher
 from pipeline.teachers.openai_batch import OpenAIBatchTeacher
+from pipeline.teachers.openai_config import OpenAIConfig, list_endpoints
 from pipeline.teachers.projection import Pace
 from pipeline.teachers.teacher import Teacher
 from pipeline.teachers.vllm import VllmConfig, VllmTeacher
@@ -38,7 +39,7 @@ def pin_teacher(config: AnyTeacherConfig, offline_code: Sequence[str]) -> tuple[
         case VllmConfig():
             return vllm.pin(config)
         case OpenAIConfig():
-            return config, openai.identify(config)
+            return config, openai_config.identify(config)
         case OfflineConfig():
             rules = source_digest(["pipeline.teachers.offline", *offline_code])
             return config, {"kind": config.kind, "revision": rules, "faults": digest(config.faults)}
@@ -53,7 +54,7 @@ def check_teacher(config: AnyTeacherConfig, requests: Iterable[Request], is_loca
         is_local: Whether actors run on this machine, so that what is missing here is missing there.
 
     Raises:
-        ConfigError: The engine refuses its arguments or isn't installed, the key is missing, or a request is of a kind
+        ConfigError: The engine refuses its arguments or isn't installed, a key is missing, or a request is of a kind
             that the teacher can't be asked.
     """
     if isinstance(config, OpenAIBatchConfig):
@@ -63,8 +64,9 @@ def check_teacher(config: AnyTeacherConfig, requests: Iterable[Request], is_loca
             if is_local or vllm.is_installed():
                 vllm.build_engine_args(config)
         case OpenAIConfig():
-            if is_local or config.api_key_file is None:
-                openai.read_key(config)
+            for endpoint in openai_config.list_endpoints(config):
+                if is_local or endpoint.api_key_file is None:
+                    openai_config.read_key(endpoint)
 
 
 def make_teacher(
@@ -111,7 +113,8 @@ def make_pace(config: AnyTeacherConfig, actors: int, session: Session) -> Pace:
         case VllmConfig():
             return Pace(session, actors * vllm.count_slots(config), None, None)
         case OpenAIConfig():
-            slots = config.max_in_flight or _SLOTS
-            return Pace(session, actors * slots, config.requests_per_minute, config.tokens_per_minute)
+            n, caps = len(list_endpoints(config)), (config.requests_per_minute, config.tokens_per_minute)
+            slots = actors * n * (config.max_in_flight or _SLOTS)
+            return Pace(session, slots, *(None if cap is None else cap * n for cap in caps))
         case OfflineConfig():
             return Pace(session, actors * (config.max_in_flight or _SLOTS), None, None)

@@ -1,140 +1,51 @@
 """Any endpoint that speaks OpenAI's chat completions: OpenAI itself, `vllm serve`, Ollama, llama.cpp.
 
 A call that may succeed when it is sent again (too many requests, a server's fault, a lost connection) is sent again
-here. What concerns one request is that request's outcome; what no request can get past is raised. The key leaves the
-teacher in one header and in nothing else.
+here, to another endpoint where there is one. What concerns one request is that request's outcome; what no request can
+get past is raised. A key leaves the teacher in one header and in nothing else.
 """
 
 import asyncio
 import json
+import logging
 import math
-import os
 import random
-import re
 import time
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Any
 from urllib.request import getproxies_environment
 
-from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
+from pydantic import SecretStr, ValidationError
 
-from pipeline.errors import ConfigError, TeacherError
-from pipeline.identity import derive_seed, digest
+from pipeline.errors import TeacherError
+from pipeline.identity import derive_seed
 from pipeline.records import Completion, Outcome, Request
 from pipeline.teachers.chat_reply import ChatReply
+from pipeline.teachers.endpoints import Call, Endpoint, Endpoints
 from pipeline.teachers.offline import CHARACTERS_PER_TOKEN
-from pipeline.teachers.pace import Pace, compute_wait
-from pipeline.teachers.teacher import TeacherConfig, make_failure
+from pipeline.teachers.openai_config import OpenAIConfig, advise, list_endpoints, read_key
+from pipeline.teachers.pace import compute_spacing, compute_wait
+from pipeline.teachers.teacher import make_failure
+from pipeline.teachers.window import Window
 
 if TYPE_CHECKING:
     import aiohttp
 
+LOG = logging.getLogger(__name__)
+CAPACITY = 64
+MOST_DOUBLINGS = 1
+"""Of the wait before a call is sent again: it is the window that relieves an endpoint, and who waits holds a place."""
 CONNECT_TIMEOUT_S = 30.0
+LOST, LATE = 0, -1
+"""In place of an HTTP status: the connection was lost, or no answer came in time."""
+LONGEST_OUTAGE_S = 900.0
+"""Without an answer from any endpoint: then the run ends, rather than that every request becomes a reject."""
 MAX_ERROR_CHARACTERS = 500
 TOP_LOGPROBS = 20
 """The most alternatives that OpenAI and vLLM give for a token."""
 NOT_IN_STRICT_DIALECT = ("minLength", "maxLength")
-
-_HIDDEN_CREDENTIALS, _HIDDEN_QUERY = "[credentials]@", "?[query]"
-
-
-class OpenAIConfig(TeacherConfig):
-    """An endpoint and the model to ask there."""
-
-    kind: Literal["openai"]
-    base_url: str
-    """Such as `https://api.openai.com/v1`. No part of the requests' identity: it says where, not what."""
-    model: str = Field(min_length=1)
-    response_format: Literal["strict_json_schema", "json_schema", "json_object", "none"]
-    """How the endpoint is told of the schema. `strict_json_schema` is OpenAI's dialect, without bounds on strings."""
-    max_tokens_field: Literal["max_tokens", "max_completion_tokens"]
-    send_seed: bool
-    extra_body: dict[str, Any]
-    """Further fields of every request's body; part of the requests' identity."""
-    api_key_env: str | None
-    """Environment variable that holds the key, on every node that asks."""
-    api_key_file: str | None
-    """File that holds the key, in place of a variable."""
-    max_retries: int = Field(ge=0)
-    """How often a call is sent again after 408, 409, 429, 5xx or a lost connection, before it counts as `error`."""
-    requests_per_minute: float | None = Field(gt=0)
-    """Cap over all actors; null: none."""
-    tokens_per_minute: float | None = Field(gt=0)
-    """Cap on prompt and completion tokens over all actors; null: none."""
-
-    @field_validator("base_url")
-    @classmethod
-    def _check_base_url(cls, url: str) -> str:
-        if _HIDDEN_CREDENTIALS in url:
-            raise ValueError("a URL must not hold a password; set api_key_env or api_key_file")
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0 or "?" in url or "#" in url:
-            raise ValueError("needs http(s)://host[:port][/path] and nothing after it, as in http://localhost:8000/v1")
-        return url.rstrip("/")
-
-    @field_validator("base_url", mode="before")
-    @classmethod
-    def _hide_secrets(cls, url: Any) -> Any:
-        # The message of a failed check repeats its input. What is defined below the check gives it that input.
-        if not isinstance(url, str):
-            return url
-        return re.sub(r"\?.*", _HIDDEN_QUERY, re.sub(r".*@", _HIDDEN_CREDENTIALS, url))
-
-    @field_validator("api_key_file")
-    @classmethod
-    def _check_one_key(cls, file: str | None, info: ValidationInfo) -> str | None:
-        if file is not None and info.data.get("api_key_env") is not None:
-            raise ValueError("the key comes from api_key_env or from api_key_file, not from both; set one to null")
-        return file
-
-
-def identify(config: OpenAIConfig) -> dict[str, str]:
-    """Return what tells this teacher's answers from another's: the model's name and what is said to it, not where."""
-    body = {"format": config.response_format, "seed": config.send_seed, "extra": config.extra_body}
-    return {"kind": "openai", "model": config.model, "body": digest(body)}  # by a batch the same model answers
-
-
-def read_key(config: OpenAIConfig) -> str | None:
-    """Return the endpoint's key; None where none is needed.
-
-    Raises:
-        ConfigError: The variable or the file is missing or empty, or holds what can't be a key.
-    """
-    source = _name_key_source(config)
-    if config.api_key_env is not None:
-        key = os.environ.get(config.api_key_env, "").strip()
-    elif config.api_key_file is not None:
-        try:
-            key = Path(config.api_key_file).read_bytes().decode(errors="replace").strip()
-        except OSError as error:
-            raise ConfigError(
-                f"the key of teacher {config.label} can't be read from {source}: {error.strerror}; "
-                "put the file on every node that asks, or set teacher.api_key_file to where it is"
-            ) from None
-    else:
-        return None
-    if not key:
-        raise ConfigError(
-            f"the key of teacher {config.label} is missing: {source} is not set or empty on this machine; "
-            "set it on every node that asks, or set teacher.api_key_env or teacher.api_key_file to where the key is"
-        )
-    if not re.fullmatch(r"[!-~]+", key):
-        raise ConfigError(
-            f"the key of teacher {config.label} is not one word of ASCII characters; {source} should hold the key and "
-            "nothing else"
-        )
-    return key
-
-
-def _name_key_source(config: OpenAIConfig) -> str:
-    if config.api_key_env is not None:
-        return f"the environment variable {config.api_key_env}"
-    if config.api_key_file is not None:
-        return f"the file {config.api_key_file}"
-    return "teacher.api_key_env or teacher.api_key_file, which are both null"
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,31 +53,53 @@ class _Answer:
     """What came back for one HTTP call."""
 
     status: int
+    """Of HTTP; `LOST` or `LATE` where none came, and then the body says why."""
     body: bytes
-    retry_after: str
-    latency_s: float
+    headers: Mapping[str, str] = field(default_factory=dict)
+    latency_s: float = 0.0
+
+    @property
+    def may_succeed_later(self) -> bool:
+        return self.status in (LOST, LATE, 408, 409, 429) or self.status >= 500
+
+    @property
+    def retry_after(self) -> str:
+        return self.headers.get("Retry-After", "")
+
+
+@dataclass(frozen=True, slots=True)
+class _Address:
+    """Where an endpoint is, and what it is asked with."""
+
+    config: OpenAIConfig
+    key: SecretStr | None
+
+    @property
+    def url(self) -> str:
+        return f"{self.config.base_url}/chat/completions"
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {} if self.key is None else {"Authorization": f"Bearer {self.key.get_secret_value()}"}
 
 
 class OpenAITeacher:
-    """Completes requests by calls to an endpoint.
+    """Completes requests by calls to one endpoint or several.
 
     Args:
-        config: The endpoint and the model.
+        config: The endpoints and the model.
         share: The part of the rate caps that this teacher may use, of all that ask at the same time.
 
     Raises:
-        ConfigError: The key can't be read.
+        ConfigError: A key can't be read.
     """
 
     def __init__(self, config: OpenAIConfig, share: float) -> None:
-        self.capacity = 64
+        self.capacity = CAPACITY
         self._config = config
         self._share = share
-        key = read_key(config)
-        self._key = None if key is None else SecretStr(key)
-        self._url = f"{config.base_url}/chat/completions"
-        self._requests = Pace((config.requests_per_minute or math.inf) * share)
-        self._tokens = Pace((config.tokens_per_minute or math.inf) * share)
+        self._addresses = {_make_endpoint(config, share): _read_address(one) for one in list_endpoints(config)}
+        self._endpoints = Endpoints(tuple(self._addresses))
         self._session: aiohttp.ClientSession | None = None
 
     def __reduce__(self) -> Any:
@@ -177,39 +110,31 @@ class OpenAITeacher:
         """Return what came of one attempt, after as many calls as it took.
 
         Raises:
-            TeacherError: The endpoint refuses the key, the model or the address, or the account has no quota left.
+            TeacherError: An endpoint refuses the key, the model or the address, or the account has no quota left; or
+                no endpoint has answered for a long time.
         """
-        import aiohttp
-
         config = self._config
         body = write_body(config, request, attempt)
         jitter = random.Random(f"{request.request_id}-{attempt}")
         estimate = sum(len(m.content) for m in request.messages) / CHARACTERS_PER_TOKEN + request.max_new_tokens
         started_at, wait_s, problem = 0.0, 0.0, ""
+        failed: Endpoint | None = None
         for n_retries in range(config.max_retries + 1):
             await asyncio.sleep(wait_s)
-            await self._tokens.reserve(estimate)
-            await self._requests.reserve(1)
+            call = await self._endpoints.admit(estimate, failed)
             started_at = started_at or time.time()
-            try:
-                answer = await self._post(body)
-            except aiohttp.ClientError as error:
-                self._tokens.settle(estimate, 0)
-                problem = self._clean(f"{type(error).__name__}: {error}")
-                wait_s = compute_wait("", n_retries, jitter)
-                continue
-            except TimeoutError:
-                late = f"no answer within {config.timeout_s:g} s"
-                return make_failure(request, attempt, started_at, Outcome.TIMEOUT, late)
+            answer = await self._post(call, body)
             if answer.status == 200:
-                return self._read(request, attempt, started_at, answer, estimate)
-            self._tokens.settle(estimate, 0)
-            problem = f"HTTP {answer.status}: {self._clean(answer.body.decode(errors='replace'))}"
-            if advice := advise(config, answer.status, answer.body):
-                raise TeacherError(f"{self._url} with model {config.model} answered {problem}\n{advice}")
-            if answer.status not in (408, 409, 429) and answer.status < 500:
+                return self._read(request, attempt, started_at, answer, call)
+            wait_s = compute_wait(answer.retry_after, min(n_retries, MOST_DOUBLINGS), jitter)
+            problem = self._note_failure(call, answer, wait_s)
+            if answer.status == LATE:
+                return make_failure(request, attempt, started_at, Outcome.TIMEOUT, problem)
+            if not answer.may_succeed_later:
                 return make_failure(request, attempt, started_at, Outcome.ERROR, problem)
-            wait_s = compute_wait(answer.retry_after, n_retries, jitter)
+            failed = call.endpoint
+            if failed.closed_at is not None or self._endpoints.has_other(failed):
+                wait_s = 0.0  # a closed endpoint makes it wait, and another one needn't
         gave_up = f"gave up after {config.max_retries + 1} calls; the last one: {problem}"
         return make_failure(request, attempt, started_at, Outcome.ERROR, gave_up)
 
@@ -221,40 +146,86 @@ class OpenAITeacher:
         if self._session is not None:
             await self._session.close()
 
-    async def _post(self, body: dict[str, Any]) -> _Answer:
-        if self._session is None:
-            self._session = open_session(self._config, self._key)
-        start = time.perf_counter()
-        async with self._session.post(self._url, json=body, allow_redirects=False) as response:
-            content = await response.read()
-            retry_after = response.headers.get("Retry-After", "")
-            return _Answer(response.status, content, retry_after, time.perf_counter() - start)
+    async def _post(self, call: Call, body: dict[str, Any]) -> _Answer:
+        import aiohttp
 
-    def _read(self, request: Request, attempt: int, started_at: float, answer: _Answer, estimate: float) -> Completion:
+        if self._session is None:
+            self._session = open_session(self._config, None)
+        address, start = self._addresses[call.endpoint], time.perf_counter()
+        try:
+            async with self._session.post(
+                address.url, json=body, headers=address.headers, allow_redirects=False
+            ) as response:
+                content = await response.read()
+                return _Answer(response.status, content, response.headers, time.perf_counter() - start)
+        except aiohttp.ClientError as error:
+            return _Answer(LOST, f"{type(error).__name__}: {error}".encode())
+        except TimeoutError:
+            return _Answer(LATE, f"no answer within {self._config.timeout_s:g} s".encode())
+        except asyncio.CancelledError:
+            self._endpoints.drop(call)
+            raise
+
+    def _note_failure(self, call: Call, answer: _Answer, wait_s: float) -> str:
+        """Tell the endpoints of a call without a completion, and return what is told of it."""
+        endpoint, address = call.endpoint, self._addresses[call.endpoint]
+        problem = self._clean(answer.body.decode(errors="replace"))
+        if answer.status > 0:
+            problem = f"HTTP {answer.status}: {problem}"
+        if advice := advise(address.config, answer.status, answer.body):
+            self._endpoints.drop(call)
+            raise TeacherError(f"{address.url} with model {self._config.model} answered {problem}\n{advice}")
+        was_open = endpoint.closed_at is None
+        self._endpoints.finish(
+            call,
+            succeeded=not answer.may_succeed_later,  # one that refuses a request for what it is answers well
+            tokens=call.tokens if answer.status == LATE else 0.0,
+            asked_wait_s=wait_s if answer.retry_after else None,
+            spacing_s=compute_spacing(answer.headers, call.tokens, endpoint.limit),
+        )
+        if was_open and endpoint.closed_at is not None:
+            LOG.warning("%s gives no answers and is only tried now and then: %s", address.url, problem)
+        if self._endpoints.measure_outage() > LONGEST_OUTAGE_S:
+            raise TeacherError(
+                f"no endpoint of {self._config.model} has answered for {LONGEST_OUTAGE_S / 60:g} minutes; the last one "
+                f"to be tried, {address.url}: {problem}\nsee that it is up, then run the same command again"
+            )
+        return problem
+
+    def _read(self, request: Request, attempt: int, started_at: float, answer: _Answer, call: Call) -> Completion:
+        """Return the completion of a call that got one, and tell the endpoints what it took."""
         try:
             reply = ChatReply.model_validate_json(answer.body)
         except ValidationError:
+            reply = None
+        spacing_s = compute_spacing(answer.headers, call.tokens, call.endpoint.limit)
+        usage = reply and reply.usage
+        tokens = usage.prompt_tokens + usage.completion_tokens if usage else call.tokens
+        self._endpoints.finish(call, succeeded=True, tokens=tokens, spacing_s=spacing_s)
+        if reply is None:
             body = self._clean(answer.body.decode(errors="replace"))
             return make_failure(request, attempt, started_at, Outcome.ERROR, f"HTTP 200, but no completion: {body}")
-        if (usage := reply.usage) is not None:
-            self._tokens.settle(estimate, usage.prompt_tokens + usage.completion_tokens)
         completion = reply.to_completion(request, attempt, started_at, answer.latency_s)
         text, finish_reason = self._hide_key(completion.text), self._hide_key(completion.finish_reason)
         return replace(completion, text=text, finish_reason=finish_reason)
 
     def _hide_key(self, text: str) -> str:
-        return text if self._key is None else text.replace(self._key.get_secret_value(), "[api key]")
+        # Of all endpoints: two may be the same gateway. The longest first, as one key may begin with another.
+        keys = {address.key.get_secret_value() for address in self._addresses.values() if address.key is not None}
+        for key in sorted(keys, key=len, reverse=True):
+            text = text.replace(key, "[api key]")
+        return text
 
     def _clean(self, text: str) -> str:
         return self._hide_key(text)[:MAX_ERROR_CHARACTERS]  # in this order: a key that is cut in two is not found
 
 
 def open_session(config: OpenAIConfig, key: SecretStr | None) -> "aiohttp.ClientSession":
-    """Return a session that sends the key in the header of each call; needs a running event loop."""
+    """Return a session that sends the key, if any, in the header of each call; needs a running event loop."""
     import aiohttp
 
     return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0),  # whoever calls `complete` bounds what is in flight
+        connector=aiohttp.TCPConnector(limit=0),  # the windows bound what is in flight
         headers={} if key is None else {"Authorization": f"Bearer {key.get_secret_value()}"},
         timeout=aiohttp.ClientTimeout(total=config.timeout_s, sock_connect=CONNECT_TIMEOUT_S),
         cookie_jar=aiohttp.DummyCookieJar(),
@@ -262,24 +233,17 @@ def open_session(config: OpenAIConfig, key: SecretStr | None) -> "aiohttp.Client
     )
 
 
-def advise(config: OpenAIConfig, status: int, body: bytes) -> str:
-    """Return what to do where no request can succeed; an empty text where one may."""
-    source = _name_key_source(config)
-    no_credit = f"the account of the key in {source} can't pay; add credit, then run the same command again"
-    match status:
-        case _ if 300 <= status < 400:
-            return "set teacher.base_url to where this one leads; redirects are not followed"
-        case 401:
-            return f"check the key in {source}"
-        case 402:
-            return no_credit
-        case 403:
-            return f"check that the key in {source} may use this model"
-        case 404 | 405:
-            return "check teacher.base_url and teacher.model"
-        case 429 if b"insufficient_quota" in body:  # OpenAI's code for an account without credit
-            return no_credit
-    return ""
+def _make_endpoint(config: OpenAIConfig, share: float) -> Endpoint:
+    return Endpoint(
+        Window(config.max_in_flight or CAPACITY, is_adaptive=config.adaptive),
+        (config.requests_per_minute or math.inf) * share,
+        (config.tokens_per_minute or math.inf) * share,
+    )
+
+
+def _read_address(config: OpenAIConfig) -> _Address:
+    key = read_key(config)
+    return _Address(config, None if key is None else SecretStr(key))
 
 
 def write_body(config: OpenAIConfig, request: Request, attempt: int) -> dict[str, Any]:

@@ -161,6 +161,15 @@ def test_a_key_that_is_missing_is_told_and_the_endpoint_is_left_alone(monkeypatc
     assert asked == []
 
 
+def test_further_endpoints_are_looked_at_each_under_its_own_setting(monkeypatch):
+    monkeypatch.setenv(KEY_VARIABLE, SECRET)
+    with serve({"/v1/models": (200, MODELS)}) as (address, _), serve({}, wanted_key="another") as (other, _):
+        further = [{"base_url": f"{other}/v1", "api_key_env": KEY_VARIABLE}]
+        findings = check_endpoint("t", make_endpoint(f"{address}/v1", further_endpoints=further))
+    assert is_fault(worst(findings), "t.further_endpoints.0.api_key_env", f"refuses the key in {KEY_VARIABLE}")
+    assert SECRET not in text_of(*findings)
+
+
 def test_a_wrong_base_url_is_told():
     with serve({"/v1/models": (200, MODELS)}) as (address, _):
         findings = check_endpoint("t", make_endpoint(f"{address}/v2"))

@@ -20,8 +20,8 @@ from pipeline.teachers.batch_config import OpenAIBatchConfig
 from pipeline.teachers.batch_rows import name_row, read_completion, read_rows, split_rows
 from pipeline.teachers.kinds import check_teacher, make_teacher, pin_teacher
 from pipeline.teachers.ledger import Ledger, LedgerWriter
-from pipeline.teachers.openai import OpenAIConfig
 from pipeline.teachers.openai_batch import OpenAIBatchTeacher
+from pipeline.teachers.openai_config import OpenAIConfig
 from tests.batch_endpoint import STAGES, serve_batches
 from tests.composing import compose_experiment, compose_teacher
 from tests.endpoint import OK, draw
@@ -396,6 +396,10 @@ def test_a_request_that_fits_into_no_file_is_found_before_anything_is_asked():
         ({"max_requests": 0}, "batch.max_requests"),
         ({"price_factor": -0.5}, "batch.price_factor"),
         ({"extra_body": {"stream": True}}, "extra_body: Value error, a batch can't stream"),
+        (
+            {"further_endpoints": [{"base_url": "http://other:1/v1", "api_key_env": None}]},
+            "further_endpoints: Value error, a batch is one account's",
+        ),
     ],
 )
 def test_a_setting_that_makes_no_sense_is_refused(changes, told):

@@ -1,6 +1,5 @@
-"""Rate caps on a clock that only moves when somebody sleeps, and how long a failed call waits."""
+"""Rate caps, what headers say of limits, and how long a failed call waits; no time passes."""
 
-import asyncio
 import heapq
 import math
 import random
@@ -10,54 +9,23 @@ from itertools import pairwise
 
 import pytest
 
-from pipeline.teachers.pace import Pace, compute_wait
-
-
-class Clock:
-    """Virtual seconds: whoever sleeps is woken in order, and no time passes otherwise."""
-
-    def __init__(self):
-        self.now = 100.0
-        self._sleepers = []
-
-    def __call__(self) -> float:
-        return self.now
-
-    async def sleep(self, seconds: float) -> None:
-        woken = asyncio.get_running_loop().create_future()
-        heapq.heappush(self._sleepers, (self.now + seconds, id(woken), woken))
-        await woken
-
-    async def run(self, *coroutines) -> None:
-        tasks = [asyncio.ensure_future(coroutine) for coroutine in coroutines]
-        while not all(task.done() for task in tasks):
-            for _ in range(5):  # whoever can go on does, before time goes on
-                await asyncio.sleep(0)
-            if self._sleepers:
-                self.now, _, woken = heapq.heappop(self._sleepers)
-                woken.set_result(None)
-        await asyncio.gather(*tasks)
+from pipeline.teachers.pace import Pace, compute_spacing, compute_wait
 
 
 def send(n: int, per_minute: float, amount: float = 1, used: float | None = None, answer_s: float = 0.0, open_=10**9):
-    """Return when each of `n` requests was let through, in seconds from the start."""
-    clock = Clock()
-    pace = Pace(per_minute, clock, clock.sleep)
-    sent = []
-
-    async def ask(slots):
-        async with slots:
-            await pace.reserve(amount)
-            sent.append(clock.now - 100.0)
-            await clock.sleep(answer_s)
+    """Return when each of `n` requests was let through, in seconds from the start, with at most so many open."""
+    pace, now, sent, ends = Pace(per_minute), 100.0, [], []
+    while len(sent) < n:
+        at = max(now, pace.free_at)
+        if ends and (len(ends) == open_ or ends[0] <= at):
+            now = max(now, heapq.heappop(ends))
             if used is not None:
                 pace.settle(amount, used)
-
-    async def run():
-        slots = asyncio.Semaphore(open_)
-        await clock.run(*(ask(slots) for _ in range(n)))
-
-    asyncio.run(run())
+            continue
+        now = at
+        pace.spend(now, amount)
+        sent.append(now - 100.0)
+        heapq.heappush(ends, now + answer_s)
     return sent
 
 
@@ -79,18 +47,12 @@ def test_requests_are_let_through_evenly():
 
 
 def test_a_pause_is_not_made_up_for_by_a_burst():
-    clock = Clock()
-    pace = Pace(60, clock, clock.sleep)
+    pace = Pace(60)
+    pace.spend(100, 1)
     sent = []
-
-    async def run():
-        await pace.reserve(1)
-        clock.now += 1000
-        for _ in range(3):
-            await clock.run(pace.reserve(1))
-            sent.append(clock.now)
-
-    asyncio.run(run())
+    for _ in range(3):
+        sent.append(max(1100, pace.free_at))
+        pace.spend(sent[-1], 1)
     assert sent == [1100, 1101, 1102]
 
 
@@ -141,3 +103,41 @@ def test_without_such_a_wish_waits_double_and_are_spread_within_bounds(header):
 
 def test_the_same_request_waits_the_same_again():
     assert compute_wait("", 2, random.Random("r1-1")) == compute_wait("", 2, random.Random("r1-1"))
+
+
+def limits(remaining, reset, kind="requests"):
+    return {f"x-ratelimit-remaining-{kind}": remaining, f"x-ratelimit-reset-{kind}": reset}
+
+
+@pytest.mark.parametrize(
+    ("reset", "seconds"),
+    [("30", 30), ("7.5", 7.5), ("12ms", 0.012), ("1m30.5s", 90.5), ("1h0m0s", 600), ("", 0), ("soon", 0), ("-4", 0),
+     ("5s later", 0), ("1767225600", 0)],
+)  # fmt: skip
+def test_where_nothing_remains_the_reset_is_waited_for_up_to_ten_minutes(reset, seconds):
+    assert compute_spacing(limits("0", reset), 100, 8) == pytest.approx(seconds)
+
+
+def test_what_remains_is_spread_until_the_reset_where_it_is_little():
+    assert compute_spacing(limits("5", "30s"), 100, 8) == pytest.approx(5)
+    assert compute_spacing(limits("8", "30s"), 100, 8) == 0, "as many as may be open"
+    assert compute_spacing(limits("500", "30s", "tokens"), 100, 8) == pytest.approx(5)
+    assert compute_spacing(limits("500", "30s", "tokens") | limits("1", "20s"), 100, 8) == pytest.approx(10)
+
+
+def test_without_such_headers_nothing_is_spread():
+    for headers in ({}, limits("many", "30s"), {"x-ratelimit-remaining-requests": "0"}):
+        assert compute_spacing(headers, 100, 8) == 0
+
+
+@pytest.mark.parametrize("refill_per_s", [1, 10])
+def test_a_limit_that_fills_up_all_the_time_is_used_at_its_rate(refill_per_s):
+    """As OpenAI's: the reset is when it would be full again."""
+    size, left, now, sent = 60 * refill_per_s, 0.0, 0.0, 0
+    while now < 600:
+        spacing_s = compute_spacing(limits(str(int(left)), f"{(size - left) / refill_per_s:.3f}s"), 100, 64)
+        step_s = max(spacing_s, 0.01)
+        now, left = now + step_s, min(size, left + step_s * refill_per_s)
+        if left >= 1:
+            left, sent = left - 1, sent + 1
+    assert 0.9 < sent / (600 * refill_per_s) <= 1

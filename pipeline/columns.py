@@ -1,4 +1,4 @@
-"""Records to Arrow columns and back, a column at a time: rows that are taken apart one by one cost ten times as much."""
+"""Records to Arrow columns and back, a column at a time: taking rows apart one by one costs many times as much."""
 
 from collections.abc import Sequence
 from dataclasses import is_dataclass
@@ -35,7 +35,7 @@ def read_records(kind: type[R], rows: pa.StructArray) -> list[R]:
     Raises:
         pydantic.ValidationError: A value is missing, or none that its field may have.
     """
-    columns = (_read_column(hint, rows.field(place)) for place, hint in enumerate(_hints(kind)))
+    columns = (_read_column(hint, rows.field(place)) for place, hint in enumerate(_hints(kind)))  # type: ignore[arg-type]
     return list(map(kind, *columns))
 
 

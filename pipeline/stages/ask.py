@@ -3,28 +3,27 @@
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
 from pipeline.cluster import Cluster
 from pipeline.identity import digest
-from pipeline.records import Completion, Outcome, Request, from_table, to_table
+from pipeline.records import Outcome, Request
 from pipeline.steps import Outputs, Step, Steps
 from pipeline.storage import Folder
+from pipeline.stored import StoredRecords, write_records
 from pipeline.tasks.task import Task
 from pipeline.teachers.efficiency import Session
+from pipeline.teachers.histories import Histories, History, Unsettled, find_unsettled, read_ids
 from pipeline.teachers.kinds import AnyTeacherConfig, check_teacher, make_teacher
-from pipeline.teachers.ledger import Ledger, group_by_request
-from pipeline.teachers.plan import Judge, Limits, Position, find_unsettled, locate
+from pipeline.teachers.ledger import Ledger
+from pipeline.teachers.plan import Judge, Limits, Position, locate
 from pipeline.teachers.pool import teach
 
 LOG = logging.getLogger(__name__)
 _REQUESTS, _REPLAYS, _SESSIONS = "requests.parquet", "replays", "sessions"
-
-Histories = Mapping[str, Sequence[Completion]]
-"""Completions by request id, each request's in the order of attempts and time."""
 
 
 @dataclass(frozen=True)
@@ -62,13 +61,12 @@ class Ask:
 
         What lies behind that, left by another experiment with more attempts, is not this one's.
         """
-        found = self._read_histories()
-        replays = self.replays()
-        return {r.request_id: self._until_settled(r, found.get(r.request_id, ()), replays) for r in self.requests}
+        return Histories(self.requests, self.ledger, partial(self._until_settled, self.replays()))
 
-    def find_missing(self) -> list[tuple[Request, Position]]:
+    def find_missing(self) -> Unsettled:
         """Return the requests that still need the teacher."""
-        return find_unsettled(self.requests, self._read_histories(), self.judge, self.limits, self.replays())
+        histories = Histories(self.requests, self.ledger)
+        return find_unsettled(self.requests, histories, self.judge, self.limits, self.replays())
 
     def grant_replays(self, reasons: Collection[Outcome]) -> int:
         """Grant another round to every request that ended for one of these reasons; return how many there are."""
@@ -110,15 +108,9 @@ class Ask:
     @property
     def _sessions(self) -> Folder:
         # In the ledger, like the answers, and not with the step, which new code makes anew.
-        return self.ledger.folder / _SESSIONS / digest(sorted(request.request_id for request in self.requests))
+        return self.ledger.folder / _SESSIONS / digest(read_ids(self.requests).sort().to_pylist())
 
-    def _read_histories(self) -> dict[str, list[Completion]]:
-        completions, _ = self.ledger.read(wanted={request.request_id for request in self.requests})
-        return group_by_request(completions)
-
-    def _until_settled(
-        self, request: Request, history: Sequence[Completion], replays: Mapping[str, int]
-    ) -> Sequence[Completion]:
+    def _until_settled(self, replays: Mapping[str, int], request: Request, history: History) -> History:
         start = Position(replays=replays.get(request.request_id, 0))
         for end in range(1, len(history) + 1):
             if locate(request, history[:end], self.judge, self.limits, start).settled:
@@ -129,7 +121,7 @@ class Ask:
 def plan_ask(
     key: str,
     teacher: AnyTeacherConfig,
-    write_requests: Callable[[], Sequence[Request]],
+    write_requests: Callable[[], Iterable[Request]],
     *,
     config: Mapping[str, Any],
     made_of: Mapping[str, str],
@@ -155,9 +147,7 @@ def plan_ask(
     """
 
     def produce(folder: Folder) -> Outputs:
-        requests = write_requests()
-        folder.write_table(_REQUESTS, to_table(Request, requests))
-        return Outputs(counts={"requests": len(requests)})
+        return Outputs(counts={"requests": write_records(Request, write_requests(), folder, _REQUESTS)})
 
     step = steps.run(
         "requests",
@@ -170,7 +160,7 @@ def plan_ask(
     return Ask(
         key=key,
         teacher=teacher,
-        requests=tuple(from_table(Request, step.folder.read_table(_REQUESTS))),
+        requests=StoredRecords(Request, step.folder, _REQUESTS),
         step=step,
         ledger=Ledger.of(steps.root, teacher.label),
         judge=judge,

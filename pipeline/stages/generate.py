@@ -18,7 +18,7 @@ from pipeline.identity import digest
 from pipeline.prompts.requests import make_request
 from pipeline.prompts.templates import digest_templates
 from pipeline.records import Completion, Example, Outcome, Reject, Request
-from pipeline.stages.ask import Ask, Histories, plan_ask, prepare_asks
+from pipeline.stages.ask import Ask, plan_ask, prepare_asks
 from pipeline.stages.dataset import REJECTS, Answers, digest_examples, run_dataset
 from pipeline.stages.derive import build_derived
 from pipeline.stages.inputs import Inputs
@@ -27,6 +27,7 @@ from pipeline.stages.retrieve import read_retrieved
 from pipeline.steps import Step, Steps
 from pipeline.tasks.task import MethodConfig, Task
 from pipeline.teachers.efficiency import describe_efficiency
+from pipeline.teachers.histories import Histories
 from pipeline.teachers.kinds import pin_teacher
 
 LOG = logging.getLogger(__name__)
@@ -140,11 +141,14 @@ def _parse(task: Task, ask: Ask, histories: Histories, method: MethodConfig) -> 
     examples: list[Example] = []
     rejects: list[Reject] = []
     outcomes: Counter[str] = Counter()
+    tokens: Counter[str] = Counter()
     accepted = 0
     for request in ask.requests:
         for completion in histories[request.request_id]:
             parsed = task.parse(request, completion, method)
             outcomes[parsed.outcome.value] += 1
+            tokens["prompt_tokens"] += completion.n_prompt_tokens
+            tokens["completion_tokens"] += completion.n_completion_tokens
             if parsed.outcome is Outcome.OK:
                 accepted += 1
                 examples += parsed.examples
@@ -161,18 +165,18 @@ def _parse(task: Task, ask: Ask, histories: Histories, method: MethodConfig) -> 
                         detail=parsed.detail,
                     )
                 )
-    completions = [c for history in histories.values() for c in history]
     counts = {
         "requests": len(ask.requests),
         "requests_accepted": accepted,
         "requests_failed": len(ask.requests) - accepted,
-        "completions": len(completions),
-        "prompt_tokens": sum(c.n_prompt_tokens for c in completions),
-        "completion_tokens": sum(c.n_completion_tokens for c in completions),
+        "completions": outcomes.total(),
+        "prompt_tokens": tokens["prompt_tokens"],
+        "completion_tokens": tokens["completion_tokens"],
     } | {f"completions_{outcome}": n for outcome, n in outcomes.items()}
 
     def describe(n_rows: int) -> dict[str, Any]:
         sessions = ask.sessions()
+        completions = (completion for history in histories.values() for completion in history)
         return {
             "teacher": ask.teacher.label,
             **describe_efficiency(completions, n_rows, len(ask.requests), sessions, ask.teacher.price),

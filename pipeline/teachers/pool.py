@@ -14,25 +14,29 @@ import logging
 import time
 import uuid
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Generator, Mapping, Sequence
 from contextlib import closing, nullcontext
 from math import ceil
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from pydantic import Field
 
 from pipeline.config import Config
 from pipeline.errors import RaystillError, TeacherDiedError, TeacherError
 from pipeline.progress import DONE, TOKENS
-from pipeline.records import Completion, Outcome, Request, from_table, to_table
+from pipeline.records import SCHEMAS, Completion, Outcome, Request, from_table
 from pipeline.teachers.efficiency import Occupancy, Session, summarize
-from pipeline.teachers.ledger import Ledger, LedgerWriter, Snapshot, group_by_request, sort_history
-from pipeline.teachers.plan import DIED, Judge, Limits, Position, advance, find_unsettled, locate
+from pipeline.teachers.histories import Histories, Unsettled, find_unsettled, read_positions
+from pipeline.teachers.ledger import Ledger, LedgerWriter, Snapshot, group_by_request
+from pipeline.teachers.plan import DIED, Judge, Limits, Position, advance, locate
 from pipeline.teachers.teacher import Teacher, TeacherConfig, make_failure
 
 UNITS_PER_ACTOR = 4
 MAX_UNIT_ROWS = 1_000
+SORT_ROWS = 20_000
+"""Requests that are sorted by their prompts at a time, which are in memory then."""
 SPARE_DEATHS = 5
 """Deaths in a row without any answer that are borne beyond `max_tries`: so many bad requests may be the last ones left.
 Beyond that it is the engine, or its machine, and no request should be blamed."""
@@ -67,7 +71,8 @@ def teach(
     """Ask a teacher for all that the ledger lacks; return what that came to.
 
     Args:
-        requests: All requests of an arm, answered ones included: they are left out here, once.
+        requests: All requests of an arm, answered ones included: they are left out here, once. From a file that every
+            node can read, they stay in it; a list travels to each actor.
         ledger: Where completions are read from and written to.
         teacher: What an actor takes of the cluster, and how many requests it keeps open.
         make_teacher: Builds the teacher inside an actor.
@@ -83,29 +88,28 @@ def teach(
     """
     import ray.data
 
-    started_at = time.time()
-    wanted, replays = {request.request_id for request in requests}, replays or {}
+    replays = replays or {}
     ledger.recover()
-    completions, snapshot = ledger.read(wanted=wanted)
-    unsettled = find_unsettled(requests, group_by_request(completions), judge, limits, replays)
+    histories = Histories(requests, ledger)
+    unsettled, snapshot = find_unsettled(requests, histories, judge, limits, replays), histories.snapshot
+    del histories
     if not unsettled:
         return summarize({}, requests=0, span_s=0.0, actors=config.actors, devices_per_actor=teacher.devices)
-    # Neighbours share the longest prefixes, so that the prompts of one actor find each other's in the prefix cache.
-    unsettled.sort(key=lambda pair: [(message.role, message.content) for message in pair[0].messages])
     logging.getLogger("ray.data").setLevel(logging.ERROR)  # set up on import; its lines would bury ours
     context = ray.data.DataContext.get_current()
     context.execution_options.verbose_progress = False
     context.enable_progress_bars = False
     context.execution_no_progress_timeout_s = -1  # a slow teacher is no stuck one; each request has its own timeout
     unit_rows = min(MAX_UNIT_ROWS, ceil(len(unsettled) / (UNITS_PER_ACTOR * config.actors)))
-    table = _with_positions(unsettled)
+    table = _sort_by_prefix(unsettled)
     units = [table.slice(start, unit_rows) for start in range(0, table.num_rows, unit_rows)]
-    session = uuid.uuid4().hex
+    session, started_at = uuid.uuid4().hex, time.time()
     counts = ray.data.from_arrow(units).map_batches(
         TeacherActor,
         batch_size=None,
         batch_format="pyarrow",
         fn_constructor_kwargs={
+            "requests": requests,
             "config": teacher,
             "make_teacher": make_teacher,
             "judge": judge,
@@ -140,11 +144,11 @@ def teach(
     span_s = time.time() - started_at
     ledger.recover(session)
     ledger.compact()
-    completions, _ = ledger.read(wanted=wanted)
-    if lost := find_unsettled(requests, group_by_request(completions), judge, limits, replays):
+    if lost := find_unsettled(requests, Histories(requests, ledger), judge, limits, replays):
+        request, _ = next(iter(lost))
         raise TeacherError(
             f"{len(lost)} of {len(unsettled)} requests have no end in {ledger.folder}, the first is "
-            f"{lost[0][0].request_id}; run the same command again, answered ones are kept"
+            f"{request.request_id}; run the same command again, answered ones are kept"
         )
     return summarize(
         totals,
@@ -174,6 +178,7 @@ class TeacherActor:
 
     def __init__(
         self,
+        requests: Sequence[Request],
         config: TeacherConfig,
         make_teacher: Callable[[], Teacher],
         judge: Judge,
@@ -184,12 +189,13 @@ class TeacherActor:
         started_at: float,
         report: Callable[[Mapping[str, int]], None],
     ) -> None:
+        self._requests = requests
         self._make_teacher = make_teacher
         self._judge = judge
         self._limits = limits
         self._ledger = ledger
         self._seen = snapshot
-        self._younger: dict[str, list[Completion]] = {}
+        self._younger = SCHEMAS[Completion].empty_table()
         self._report = report
         self._totals: Counter[str] = Counter()
         self._told: Counter[str] = Counter()
@@ -226,12 +232,15 @@ class TeacherActor:
     async def _settle_all(self, unit: pa.Table) -> None:
         # Another job, or an actor that died, may have answered part of this plan: of this unit or of one to come.
         self._ledger.recover(self._session)
-        younger, self._seen = self._ledger.read(self._seen)
-        for completion in younger:
-            self._younger.setdefault(completion.request_id, []).append(completion)
+        younger, self._seen = self._ledger.read_tables(self._seen, lambda table: table)
+        self._younger = pa.concat_tables([self._younger, *younger])
+        planned = read_positions(self._requests, unit)
+        ids = pa.array([request.request_id for request, _ in planned])
+        answered = self._younger.filter(pc.is_in(self._younger["request_id"], ids))
+        histories = group_by_request(from_table(Completion, answered))
         async with asyncio.TaskGroup() as group:
-            for request, position in _read_positions(unit):
-                history = sort_history(self._younger.get(request.request_id, ()))
+            for request, position in planned:
+                history = histories.get(request.request_id, ())
                 position = locate(request, history, self._judge, self._limits, position)
                 group.create_task(self._settle(request, position))
         self._writer.roll()
@@ -319,17 +328,16 @@ def _find_first(group: BaseExceptionGroup[Any]) -> BaseException:
     return _find_first(inner) if isinstance(inner, BaseExceptionGroup) else inner
 
 
-def _with_positions(requests: Sequence[tuple[Request, Position]]) -> pa.Table:
-    table = to_table(Request, [request for request, _ in requests])
-    for name in _POSITION:
-        table = table.append_column(name, pa.array([getattr(position, name) for _, position in requests], pa.int64()))
-    return table
+def _sort_by_prefix(unsettled: Unsettled) -> pa.Table:
+    """Return the table with neighbours that share the longest prefixes, as far as they stand near each other.
 
-
-def _read_positions(table: pa.Table) -> Iterator[tuple[Request, Position]]:
-    columns = [table.column(name).to_pylist() for name in _POSITION]
-    positions = (Position(*values) for values in zip(*columns, strict=True))
-    yield from zip(from_table(Request, table.drop_columns(list(_POSITION))), positions, strict=True)
-
-
-_POSITION = ("attempt", "first", "tries", "deaths", "replays")
+    So the prompts of one actor find each other's in the prefix cache.
+    """
+    sorted_parts = []
+    for start in range(0, len(unsettled), SORT_ROWS):
+        part = unsettled.table.slice(start, SORT_ROWS)
+        prompts = [
+            [(m.role, m.content) for m in request.messages] for request, _ in Unsettled(unsettled.requests, part)
+        ]
+        sorted_parts.append(part.take(sorted(range(len(prompts)), key=prompts.__getitem__)))
+    return pa.concat_tables(sorted_parts)

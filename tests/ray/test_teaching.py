@@ -16,10 +16,11 @@ from pipeline.records import Outcome, Seed
 from pipeline.stages.generate import judge_completion
 from pipeline.storage import Folder
 from pipeline.tasks.ambiguity import PairedConfig
+from pipeline.teachers.histories import Histories, find_unsettled
 from pipeline.teachers.kinds import make_teacher
-from pipeline.teachers.ledger import Ledger, group_by_request
+from pipeline.teachers.ledger import Ledger
 from pipeline.teachers.offline import OfflineConfig, OfflineTeacher
-from pipeline.teachers.plan import DIED, Limits, find_unsettled
+from pipeline.teachers.plan import DIED, Limits
 from pipeline.teachers.pool import PoolConfig, teach
 from pipeline.teachers.teacher import PriceConfig, SamplingConfig
 from tests.composing import compose_task
@@ -71,9 +72,8 @@ def test_every_request_ends_whatever_the_teacher_does(ray_cluster, tmp_path):
         Outcome.ERROR: 0.1,
     }
     counts = teach_offline(requests, ledger, actors=2, faults=faults).outcomes
-    completions, _ = ledger.read()
-    histories = group_by_request(completions)
-    assert find_unsettled(requests, histories, JUDGE, LIMITS, {}) == []
+    histories = Histories(requests, ledger)
+    assert len(find_unsettled(requests, histories, JUDGE, LIMITS, {})) == 0
     judged = Counter(JUDGE(r, c).value for r in requests for c in histories[r.request_id])
     assert counts == dict(judged)
     assert set(counts) == {"ok", *faults}

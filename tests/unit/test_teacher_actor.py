@@ -11,9 +11,10 @@ import pytest
 from pipeline.errors import TeacherDiedError, TeacherError
 from pipeline.records import Completion, Outcome, Request, Seed
 from pipeline.storage import Folder
+from pipeline.teachers.histories import read_positions, write_positions
 from pipeline.teachers.ledger import Ledger
 from pipeline.teachers.plan import DIED, Limits, Position
-from pipeline.teachers.pool import SPARE_DEATHS, TeacherActor, _with_positions
+from pipeline.teachers.pool import SPARE_DEATHS, TeacherActor
 from pipeline.teachers.teacher import PriceConfig, SamplingConfig, TeacherConfig
 
 LIMITS = Limits(max_attempts=3, max_tries=2)
@@ -71,7 +72,7 @@ def start(
     seen = ledger.read()[1] if snapshot is None else snapshot
     left = iter(teachers)
     return TeacherActor(
-        config, make or (lambda: next(left)), judge, limits, ledger, seen, "session", time.time(), report
+        REQUESTS, config, make or (lambda: next(left)), judge, limits, ledger, seen, "session", time.time(), report
     )
 
 
@@ -84,7 +85,9 @@ def count(actor, *units) -> dict[str, float]:
     """Return all that an actor counted, as the driver adds it up."""
 
     async def take(unit) -> Counter[str]:
-        (table,) = [table async for table in actor(_with_positions([(request, Position()) for request in unit]))]
+        (table,) = [
+            table async for table in actor(write_positions([REQUESTS.index(r) for r in unit], [Position()] * len(unit)))
+        ]
         return Counter(dict(zip(table["name"].to_pylist(), table["value"].to_pylist(), strict=True)))
 
     async def take_all():
@@ -249,9 +252,10 @@ def test_a_unit_without_open_requests_asks_nothing(ledger):
     assert teacher.asked == []
 
 
-def test_positions_travel_with_their_requests():
-    table = _with_positions([(REQUESTS[0], Position(2, tries=1)), (REQUESTS[1], Position())])
-    assert table.num_rows == 2
-    assert table["attempt"].to_pylist() == [2, 1]
-    assert table["tries"].to_pylist() == [1, 0]
+def test_positions_travel_with_the_rows_of_their_requests():
+    table = write_positions([7, 1], [Position(2, tries=1), Position(3, 2, deaths=1, replays=4)])
     assert table.schema.field("attempt").type == pa.int64()
+    assert read_positions(REQUESTS, table) == [
+        (REQUESTS[7], Position(2, tries=1)),
+        (REQUESTS[1], Position(3, 2, deaths=1, replays=4)),
+    ]

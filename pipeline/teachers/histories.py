@@ -12,7 +12,8 @@ import pyarrow.compute as pc
 
 from pipeline.records import Completion, Request, from_table
 from pipeline.stored import PART_ROWS, StoredRecords, take
-from pipeline.teachers.ledger import Ledger, group_by_request
+from pipeline.teachers.completions import group_by_request
+from pipeline.teachers.ledger import Ledger
 from pipeline.teachers.plan import Judge, Limits, Position, locate
 
 History = Sequence[Completion]

@@ -21,9 +21,9 @@ is moved to `set_aside/` and told; its rows are then missing, and asked again.
 
 import logging
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
-from dataclasses import MISSING, dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import TypeVar
@@ -35,6 +35,7 @@ import pyarrow.compute as pc
 from pipeline.errors import StorageError
 from pipeline.records import SCHEMAS, Completion, Outcome, from_table, to_table
 from pipeline.storage import Folder, decode_table, node_local
+from pipeline.teachers.completions import Gathered, as_completions, drop_repeats, unique
 from pipeline.teachers.logs import InFlight, LogWriter, Session, read_log, try_lock
 from pipeline.teachers.plan import DIED
 
@@ -95,7 +96,7 @@ class Ledger:
         tables, snapshot = self.read_tables(
             seen, lambda table: table if ids is None else table.filter(pc.is_in(table["request_id"], ids))
         )
-        return _unique(completion for table in tables for completion in from_table(Completion, table)), snapshot
+        return unique(completion for table in tables for completion in from_table(Completion, table)), snapshot
 
     def read_parts(self, ids: pa.Array, part_rows: int) -> tuple[list[pa.Table], Snapshot]:
         """Return a table of completions for each part of some requests, and the snapshot to go on from.
@@ -136,7 +137,7 @@ class Ledger:
             StorageError: The ledger is there and can't be read.
         """
         seen, snapshot = seen or {}, {}
-        tables, found = _Gathered(), []
+        tables, found = Gathered(), []
         # Logs first: a log that is rolled meanwhile turns up as a segment, never nowhere.
         for path in sorted(self.open_logs.glob("*.log")):
             with suppress(FileNotFoundError):
@@ -196,11 +197,11 @@ class Ledger:
                 return
 
     def _merge_small(self) -> None:
-        tables, names = _Gathered(), list[str]()
+        tables, names = Gathered(), list[str]()
 
         def merge() -> None:
             if len(names) > 1:
-                self._store(_drop_repeats(tables.take()), "merged")
+                self._store(drop_repeats(tables.take()), "merged")
                 for name in names:
                     self.segments.delete(name)
                 names.clear()
@@ -222,7 +223,7 @@ class Ledger:
         """Return a segment's rows; none of one that is broken, which is then set aside."""
         content = self.segments.read_bytes(name)
         try:
-            return _as_completions(decode_table(content))
+            return as_completions(decode_table(content))
         except ValueError as error:
             if self.segments.move(name, self.set_aside):  # or another reader has, and told it
                 LOG.warning(
@@ -316,34 +317,6 @@ class LedgerWriter:
         self._opened_at = time.monotonic()
 
 
-def _as_completions(table: pa.Table) -> pa.Table:
-    """Return a segment's table with the columns of today's schema, as far as it has them.
-
-    Raises:
-        ValueError: Neither this version nor an older or newer one wrote it.
-    """
-    schema = SCHEMAS[Completion]
-    missing = set(schema.names) - set(table.column_names)
-    # An older version knew fewer columns, a newer one knows more; one with both was written by none.
-    if missing & _REQUIRED or (missing and set(table.column_names) - set(schema.names)):
-        raise ValueError(f"it has the columns {', '.join(table.column_names)}, not those of a completion")
-    for wanted in schema:
-        if wanted.name in missing:
-            column = pa.array([_DEFAULTS[wanted.name]] * table.num_rows, wanted.type)
-            table = table.append_column(wanted.name, column)
-        elif table.schema.field(wanted.name).type != wanted.type:
-            raise ValueError(f"its column {wanted.name} is no {wanted.type}")
-    return table.select(schema.names).cast(schema)
-
-
-_DEFAULTS = {
-    f.name: f.default if f.default_factory is MISSING else f.default_factory()
-    for f in fields(Completion)
-    if (f.default, f.default_factory) != (MISSING, MISSING)
-}
-_REQUIRED = {f.name for f in fields(Completion)} - {*_DEFAULTS}
-
-
 def _die(sent: InFlight) -> Completion:
     """Return what stands for a try whose actor did not live to end it."""
     error = "its actor died with this request in flight"
@@ -353,56 +326,3 @@ def _die(sent: InFlight) -> Completion:
 def _mend(text: str) -> str:
     """Return a text with U+FFFD for each half of a surrogate pair, which neither UTF-8 nor Arrow can hold."""
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-
-
-@dataclass
-class _Gathered:
-    """Tables that are worked on together once they are large enough."""
-
-    tables: list[pa.Table] = field(default_factory=list)
-    n_rows: int = 0
-
-    def add(self, table: pa.Table) -> None:
-        self.tables.append(table)
-        self.n_rows += table.num_rows
-
-    def take(self) -> pa.Table:
-        """Return what has gathered as one table, and begin anew."""
-        table = pa.concat_tables([SCHEMAS[Completion].empty_table(), *self.tables])
-        self.tables, self.n_rows = [], 0
-        return table
-
-
-def _drop_repeats(table: pa.Table) -> pa.Table:
-    """Return the rows of completions that `_unique` would keep, in its order."""
-    order = [(name, "ascending") for name in ("started_at", "request_id", "attempt")]
-    table = table.take(pc.sort_indices(table, sort_keys=order))
-    failed_at = pc.if_else(pc.is_in(table["outcome"], pa.array(_ANSWERS)), 0.0, table["started_at"])
-    keys = table.select(["request_id", "attempt"]).append_column("failed_at", failed_at)
-    firsts = keys.append_column("row", pa.array(range(table.num_rows))).group_by(keys.column_names)
-    return table.take(firsts.aggregate([("row", "min")])["row_min"].sort())
-
-
-_ANSWERS = [outcome.value for outcome in Outcome if outcome.is_answer]
-
-
-def _unique(completions: Iterable[Completion]) -> list[Completion]:
-    """Return each completion once, in the order in which they were asked."""
-    by_key = {
-        (c.request_id, c.attempt, 0.0 if c.outcome.is_answer else c.started_at): c
-        for c in sorted(completions, key=lambda c: (c.started_at, c.request_id), reverse=True)
-    }
-    return sorted(by_key.values(), key=lambda c: (c.started_at, c.request_id, c.attempt))
-
-
-def group_by_request(completions: Iterable[Completion]) -> dict[str, list[Completion]]:
-    """Return completions by request, each request's as `sort_history` has them."""
-    groups: dict[str, list[Completion]] = {}
-    for completion in completions:
-        groups.setdefault(completion.request_id, []).append(completion)
-    return {i: sort_history(group) if len(group) > 1 else group for i, group in groups.items()}
-
-
-def sort_history(completions: Iterable[Completion]) -> list[Completion]:
-    """Return one request's completions, each once, in the order of attempts and tries."""
-    return sorted(_unique(completions), key=lambda c: (c.attempt, c.started_at))

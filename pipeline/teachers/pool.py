@@ -27,9 +27,10 @@ from pipeline.config import Config
 from pipeline.errors import RaystillError, TeacherDiedError, TeacherError
 from pipeline.progress import DONE, TOKENS
 from pipeline.records import SCHEMAS, Completion, Outcome, Request, from_table
+from pipeline.teachers.completions import group_by_request
 from pipeline.teachers.efficiency import Occupancy, Session, summarize
 from pipeline.teachers.histories import Histories, Unsettled, find_unsettled, read_positions
-from pipeline.teachers.ledger import Ledger, LedgerWriter, Snapshot, group_by_request
+from pipeline.teachers.ledger import Ledger, LedgerWriter, Snapshot
 from pipeline.teachers.plan import DIED, Judge, Limits, Position, advance, locate
 from pipeline.teachers.teacher import Teacher, TeacherConfig, make_failure
 

@@ -13,8 +13,9 @@ from pipeline.storage import Folder
 from pipeline.stored import StoredRecords, write_records
 from pipeline.teachers import histories as histories_module
 from pipeline.teachers import ledger as ledger_module
+from pipeline.teachers.completions import group_by_request
 from pipeline.teachers.histories import Histories, find_unsettled, read_positions
-from pipeline.teachers.ledger import Ledger, LedgerWriter, group_by_request
+from pipeline.teachers.ledger import Ledger, LedgerWriter
 from pipeline.teachers.plan import Limits, Position, locate
 
 LIMITS = Limits(max_attempts=3, max_tries=2)

@@ -86,15 +86,16 @@ class Stopwatch:
         self.seconds[name] = time.perf_counter() - started_at
 
 
-class ActorMemory(threading.Thread):
-    """Notes the most memory that the actor has for itself, pages shared with others left out."""
+class ActorWatch(threading.Thread):
+    """Notes what CPU time the actor uses, and the most memory that it has for itself, shared pages left out."""
 
     def __init__(self) -> None:
         super().__init__(daemon=True)
+        self.cpu_s = 0.0
         self.peak_bytes = 0
         self._ended = threading.Event()
 
-    def __enter__(self) -> "ActorMemory":
+    def __enter__(self) -> "ActorWatch":
         self.start()
         return self
 
@@ -104,19 +105,22 @@ class ActorMemory(threading.Thread):
 
     def run(self) -> None:
         """Look until the block ends."""
-        actors: list[psutil.Process] = []
+        actor: psutil.Process | None = None
         while not self._ended.wait(SAMPLE_S):
             try:
-                actors = actors or [
-                    process
-                    for process in psutil.Process().children(recursive=True)
-                    if "TeacherActor" in " ".join(process.cmdline())
-                ]
-                for process in actors:
-                    memory = process.memory_info()
+                actor = actor or find_actor()
+                if actor is not None:
+                    memory, times = actor.memory_info(), actor.cpu_times()
                     self.peak_bytes = max(self.peak_bytes, memory.rss - memory.shared)
-            except psutil.NoSuchProcess:
-                actors = []
+                    self.cpu_s = times.user + times.system
+            except psutil.NoSuchProcess:  # what it had used is noted
+                actor = None
+
+
+def find_actor() -> psutil.Process | None:
+    """Return the process that holds the teacher, if it is there."""
+    children = psutil.Process().children(recursive=True)
+    return next((process for process in children if "TeacherActor" in " ".join(process.cmdline())), None)
 
 
 def plan(n: int, steps: Steps) -> Ask:
@@ -150,9 +154,10 @@ def measure(n: int) -> Figures:
         root = Folder.at(folder)
         scale = compose_experiment(["teacher=offline", "tracking=none"]).scale
         steps = Steps(root)
-        with Cluster(scale, root, root_is_shared=False) as cluster, ActorMemory() as memory:
+        with Cluster(scale, root, root_is_shared=False) as cluster, ActorWatch() as actor:
             with watch.time("cluster"):
                 cluster.join()
+            cpu_s = time.process_time()
             with watch.time("write"):
                 ask = plan(n, steps)
             with watch.time("plan"):
@@ -171,6 +176,7 @@ def measure(n: int) -> Figures:
                 check(again.complete(cluster), n)
             files_compacted, row_bytes_compacted = describe(ask.ledger, n)
             (session,) = again.sessions()
+            cpu_s = time.process_time() - cpu_s
     start_s = session.seconds["start"]
     cluster_s = watch.seconds.pop("cluster")
     watch.seconds["ask"] -= start_s
@@ -179,9 +185,12 @@ def measure(n: int) -> Figures:
         "start_s": start_s,
         **{f"{name}_ms_per_request": 1000 * seconds / n for name, seconds in watch.seconds.items()},
         "ms_per_request": 1000 * sum(watch.seconds.values()) / n,
+        "driver_cpu_ms_per_request": 1000 * cpu_s / n,
+        "actor_cpu_ms_per_request": 1000 * actor.cpu_s / n,
+        "cpu_ms_per_request": 1000 * (cpu_s + actor.cpu_s) / n,
         "span_s": sum(watch.seconds.values()),
         "driver_peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / MB,
-        "actor_peak_mb": memory.peak_bytes / MB,
+        "actor_peak_mb": actor.peak_bytes / MB,
         "files": files,
         "files_compacted": files_compacted,
         "bytes_per_request": row_bytes,

@@ -41,6 +41,7 @@ EXCLUDED: dict[str, str] = {
     "ExperimentConfig.root_is_shared": "where results are kept, not what they are",
     "ExperimentConfig.scale": "where it runs; the student's step holds the two of it that change what is learned",
     "ExperimentConfig.tracking": "where runs are recorded",
+    "ExperimentConfig.watch": "when to give up; answers stay what they are",
     "HubConfig.revision": "the commit that it stands for is held instead",
     "OpenAIConfig.api_key_env": "who pays",
     "OpenAIConfig.api_key_file": "who pays",

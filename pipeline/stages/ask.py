@@ -5,12 +5,14 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 from pipeline.cluster import Cluster
 from pipeline.identity import digest
+from pipeline.quality.watch import NO_WATCH, Look, WatchConfig
 from pipeline.records import Outcome, Request
+from pipeline.stages.watch import read_looks, watching
 from pipeline.steps import Outputs, Step, Steps
 from pipeline.storage import Folder
 from pipeline.stored import StoredRecords, write_records
@@ -23,7 +25,7 @@ from pipeline.teachers.plan import Judge, Limits, Position, locate
 from pipeline.teachers.pool import teach
 
 LOG = logging.getLogger(__name__)
-_REQUESTS, _REPLAYS, _SESSIONS = "requests.parquet", "replays", "sessions"
+_REQUESTS, _REPLAYS, _SESSIONS, _LOOKS = "requests.parquet", "replays", "sessions", "looks"
 
 
 @dataclass(frozen=True)
@@ -80,17 +82,24 @@ class Ask:
             (self.ledger.folder / _REPLAYS).write_json(f"{time.time_ns()}.json", granted)
         return len(granted)
 
-    def complete(self, cluster: Cluster) -> Histories:
+    def complete(self, cluster: Cluster, watch: WatchConfig = NO_WATCH) -> Histories:
         """Return all completions, having asked for those that were missing.
 
+        Args:
+            cluster: Where the teacher is asked.
+            watch: How its answers are watched meanwhile.
+
         Raises:
-            TeacherError: The teacher left requests without an end.
+            TeacherError: The teacher left requests without an end, or a rule of the watch stopped it.
         """
         missing = self.find_missing()
         if missing:
             pool = cluster.config.pool
             cluster.check_room(f"{self.teacher.label}: teacher.{{}}s", cpus=self.teacher.cpus, gpus=self.teacher.gpus)
-            with cluster.progress(f"teach {self.key}", "requests", len(missing)) as report:
+            with (
+                cluster.progress(f"teach {self.key}", "requests", len(missing)) as report,
+                watching(self.key, self.requests, self.ledger, self.judge, watch, self._looks, report.stop),
+            ):
                 session = teach(
                     self.requests,
                     self.ledger,
@@ -101,14 +110,27 @@ class Ask:
                     pool,
                     replays=self.replays(),
                     report=report,
+                    find_stop=report.find_stop,
                 )
             self.remember(session)
         return self.read()
 
+    def looks(self) -> list[Look]:
+        """Return what was seen of the answers while they came."""
+        return read_looks(self._looks)
+
+    # Both in the ledger, like the answers, and not with the step, which new code makes anew.
     @property
     def _sessions(self) -> Folder:
-        # In the ledger, like the answers, and not with the step, which new code makes anew.
-        return self.ledger.folder / _SESSIONS / digest(read_ids(self.requests).sort().to_pylist())
+        return self.ledger.folder / _SESSIONS / self._digest
+
+    @property
+    def _looks(self) -> Folder:
+        return self.ledger.folder / _LOOKS / self._digest
+
+    @cached_property
+    def _digest(self) -> str:
+        return digest(read_ids(self.requests).sort().to_pylist())
 
     def _until_settled(self, replays: Mapping[str, int], request: Request, history: History) -> History:
         start = Position(replays=replays.get(request.request_id, 0))

@@ -19,11 +19,12 @@ from pipeline.prompts.requests import make_request
 from pipeline.prompts.templates import digest_templates
 from pipeline.records import Completion, Example, Outcome, Reject, Request
 from pipeline.stages.ask import Ask, plan_ask, prepare_asks
-from pipeline.stages.dataset import REJECTS, Answers, digest_examples, run_dataset
+from pipeline.stages.dataset import LOOKS, REJECTS, Answers, digest_examples, run_dataset
 from pipeline.stages.derive import build_derived
 from pipeline.stages.inputs import Inputs
 from pipeline.stages.passages import find_passages
 from pipeline.stages.retrieve import read_retrieved
+from pipeline.stages.watch import tabulate_looks, trace_looks
 from pipeline.steps import Step, Steps
 from pipeline.tasks.task import MethodConfig, Task
 from pipeline.teachers.efficiency import describe_efficiency
@@ -68,7 +69,7 @@ def _build_from_rows(key: str, arm: ArmConfig, experiment: ExperimentConfig, inp
 def _build_from_answers(
     ask: Ask, arm: ArmConfig, experiment: ExperimentConfig, inputs: Inputs, steps: Steps, cluster: Cluster
 ) -> Step:
-    histories = ask.complete(cluster)
+    histories = ask.complete(cluster, experiment.watch)
     assert arm.method is not None
     answers = _parse(inputs.task, ask, histories, arm.method)
     if n_failed := answers.counts["requests_failed"]:
@@ -182,7 +183,9 @@ def _parse(task: Task, ask: Ask, histories: Histories, method: MethodConfig) -> 
             **describe_efficiency(completions, n_rows, len(ask.requests), sessions, ask.teacher.price),
         }
 
-    return Answers(examples, rejects, counts, describe_efficiency=describe)
+    looks = ask.looks()
+    tables = {LOOKS: tabulate_looks(looks)} if looks else {}
+    return Answers(examples, rejects, counts, tables, describe, tuple(trace_looks(looks)))
 
 
 def _digest_completions(histories: Mapping[str, Sequence[Completion]]) -> str:

@@ -43,6 +43,8 @@ SPARE_DEATHS = 5
 Beyond that it is the engine, or its machine, and no request should be blamed."""
 REPORT_INTERVAL_S = 0.5
 """A report is a call of another actor: one for each completion cost more than all else that this actor does."""
+STOP_INTERVAL_S = 2.0
+"""Between two questions whether to stop, which are calls too."""
 _TOTALS = pa.schema([("name", pa.string()), ("value", pa.float64())])
 _MEMORY = "memory"
 """The one total of which the largest counts, rather than the sum."""
@@ -68,6 +70,7 @@ def teach(
     *,
     replays: Mapping[str, int] | None = None,
     report: Callable[[Mapping[str, int]], None] = lambda counts: None,
+    find_stop: Callable[[], str] = lambda: "",
 ) -> Session:
     """Ask a teacher for all that the ledger lacks; return what that came to.
 
@@ -82,10 +85,12 @@ def teach(
         config: Size of the pool.
         replays: Rounds granted besides the first, by request id.
         report: Picklable; called with counts as completions come, and with `done` for each settled request.
+        find_stop: Picklable; asked every few seconds why to stop. With a reason, what is in flight is waited for, and
+            nothing else is asked.
 
     Raises:
-        TeacherError: No request can succeed, engines die without an answer in between, or some requests are still
-            without an end after all was asked, which means that rows got lost.
+        TeacherError: There was a reason to stop, no request can succeed, engines die without an answer in between, or
+            some requests are still without an end after all was asked, which means that rows got lost.
     """
     import ray.data
 
@@ -120,6 +125,7 @@ def teach(
             "session": session,
             "started_at": started_at,
             "report": report,
+            "find_stop": find_stop,
         },
         num_cpus=teacher.cpus,
         num_gpus=teacher.gpus,
@@ -189,6 +195,7 @@ class TeacherActor:
         session: str,
         started_at: float,
         report: Callable[[Mapping[str, int]], None],
+        find_stop: Callable[[], str] = lambda: "",
     ) -> None:
         self._requests = requests
         self._make_teacher = make_teacher
@@ -204,6 +211,9 @@ class TeacherActor:
         self._writer = LedgerWriter(ledger, session)
         self._unreported: Counter[str] = Counter()
         self._reported_at = time.monotonic()
+        self._find_stop = find_stop
+        self._stop_check: asyncio.Task[None] | None = None
+        self._next_stop_check = 0.0
         self._failure = ""
         try:
             self._teacher = make_teacher()
@@ -252,6 +262,8 @@ class TeacherActor:
             is_last_try = position.deaths > 0 and position.tries == self._limits.max_tries - 1
             async with self._alone if is_last_try else nullcontext(), self._open_requests:
                 await self._teacher_lives.wait()
+                if self._failure:  # the run has ended; what waited is not paid for any more
+                    return
                 with self._occupancy.request():
                     completion, death = await self._ask(request, position.attempt)
                 completion = self._writer.write(completion)
@@ -307,6 +319,12 @@ class TeacherActor:
         )
         if time.monotonic() - self._reported_at >= REPORT_INTERVAL_S:
             self._send_report()
+        if self._stop_check is None or (self._stop_check.done() and time.monotonic() >= self._next_stop_check):
+            self._next_stop_check = time.monotonic() + STOP_INTERVAL_S
+            self._stop_check = asyncio.create_task(self._check_stop())
+
+    async def _check_stop(self) -> None:
+        self._failure = self._failure or await asyncio.to_thread(self._find_stop)
 
     def _send_report(self) -> None:
         self._report(dict(self._unreported))

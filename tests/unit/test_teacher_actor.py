@@ -11,6 +11,7 @@ import pytest
 from pipeline.errors import TeacherDiedError, TeacherError
 from pipeline.records import Completion, Outcome, Request, Seed
 from pipeline.storage import Folder
+from pipeline.teachers import pool
 from pipeline.teachers.histories import read_positions, write_positions
 from pipeline.teachers.ledger import Ledger
 from pipeline.teachers.plan import DIED, Limits, Position
@@ -61,7 +62,14 @@ NO_PRICE = PriceConfig(per_million_prompt_tokens=None, per_million_completion_to
 
 
 def start(
-    ledger, *teachers, snapshot=None, max_in_flight=4, limits=LIMITS, report=lambda counts: None, make=None
+    ledger,
+    *teachers,
+    snapshot=None,
+    max_in_flight=4,
+    limits=LIMITS,
+    report=lambda counts: None,
+    make=None,
+    find_stop=lambda: "",
 ) -> TeacherActor:
     """Return an actor that takes the teachers given, each when the one before has died."""
     config = TeacherConfig(
@@ -72,7 +80,17 @@ def start(
     seen = ledger.read()[1] if snapshot is None else snapshot
     left = iter(teachers)
     return TeacherActor(
-        REQUESTS, config, make or (lambda: next(left)), judge, limits, ledger, seen, "session", time.time(), report
+        REQUESTS,
+        config,
+        make or (lambda: next(left)),
+        judge,
+        limits,
+        ledger,
+        seen,
+        "session",
+        time.time(),
+        report,
+        find_stop,
     )
 
 
@@ -213,6 +231,17 @@ def test_a_teacher_that_can_not_be_made_is_told_by_every_unit(ledger):
 
     actor = start(ledger, make=fail)
     assert count(actor, REQUESTS[:2], REQUESTS[2:]) == {"failure/no such model; name another": 2}
+
+
+def test_with_a_reason_to_stop_what_is_in_flight_is_kept_and_nothing_else_is_asked(ledger):
+    teacher = Scripted(seconds=0.05)
+    reasons = iter(["", "too many rejects"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pool, "STOP_INTERVAL_S", 0.0)
+        actor = start(ledger, teacher, max_in_flight=2, find_stop=lambda: next(reasons, "too late"))
+        assert count(actor, REQUESTS[:6], REQUESTS[6:]) == {"failure/too many rejects": 2}
+    assert 2 <= len(teacher.asked) <= 8
+    assert sorted(c.request_id for c in ledger.read()[0]) == sorted(request_id for request_id, _ in teacher.asked)
 
 
 def test_what_is_counted_adds_up_over_units(ledger):

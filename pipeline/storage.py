@@ -278,7 +278,7 @@ class Folder:
         try:
             with (
                 filesystem.open_input_file(path) as source,
-                pq.ParquetFile(source, page_checksum_verification=True) as file,
+                pq.ParquetFile(source, page_checksum_verification=True, pre_buffer=True) as file,
             ):
                 yield file
         except (OSError, pa.ArrowException) as error:

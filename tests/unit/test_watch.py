@@ -85,6 +85,7 @@ def test_only_what_came_since_the_last_look_counts_and_only_once_there_is_enough
     writer = LedgerWriter(ledger)
     for n in range(100, 119):
         writer.write(complete(n))
+    assert watch.look() == ""
     writer.roll()
     ledger.store([complete(n, INVALID) for n in range(1000, 1050)], "of another")
     assert watch.look() == ""

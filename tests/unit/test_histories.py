@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline import stored
+from pipeline.errors import StorageError
 from pipeline.records import Completion, Outcome, Request, Seed
 from pipeline.storage import Folder
 from pipeline.stored import StoredRecords, write_records
@@ -50,12 +51,14 @@ def ledger(tmp_path):
     return Ledger.of(Folder.at(tmp_path), "sample")
 
 
-@pytest.fixture(params=["memory", "file"])
+@pytest.fixture(params=["memory", "path", "url"])
 def requests(request, tmp_path):
+    """Requests in memory, in a file, and in one behind a URL (fsspec's in-memory store)."""
     if request.param == "memory":
         return REQUESTS
-    write_records(Request, iter(REQUESTS), Folder.at(tmp_path), "requests.parquet")
-    return StoredRecords(Request, Folder.at(tmp_path), "requests.parquet")
+    folder = Folder.at(tmp_path if request.param == "path" else f"fsspec+memory://bucket{tmp_path}")
+    write_records(Request, iter(REQUESTS), folder, "requests.parquet")
+    return StoredRecords(Request, folder, "requests.parquet")
 
 
 def plan(requests, ledger, replays=None):
@@ -135,12 +138,31 @@ def test_records_in_a_file_are_those_in_memory(tmp_path, n_rows):
         found[n_rows]
 
 
-OUTCOMES = st.sampled_from([OK, INVALID, REFUSED, TIMEOUT, ERROR])
-COMPLETIONS = st.lists(
-    st.builds(complete, st.sampled_from([*(r.request_id for r in REQUESTS), "foreign"]), st.integers(1, 3), OUTCOMES,
-              st.integers(0, 4).map(float)),
-    max_size=30,
-)  # fmt: skip
+def test_a_file_that_is_gone_or_not_as_it_was_written_is_told(tmp_path):
+    folder = Folder.at(tmp_path)
+    write_records(Request, iter(REQUESTS), folder, "x.parquet")
+    found = StoredRecords(Request, folder, "x.parquet")
+    assert len(found) == len(REQUESTS)
+    content = bytearray(folder.read_bytes("x.parquet"))
+    content[content.index(b"r3")] ^= 0xFF
+    folder.write_bytes("x.parquet", bytes(content))
+    with pytest.raises(StorageError, match=r"cannot read .*x\.parquet"):
+        list(found)
+    folder.delete("x.parquet")
+    with pytest.raises(StorageError, match=r"cannot read .*x\.parquet"):
+        found.take([0])
+
+
+OUTCOMES = (OK, INVALID, REFUSED, TIMEOUT, ERROR)
+
+
+def try_once(request_id: str, attempt: int, at: int) -> Completion:
+    """Return what one try came to: the same wherever it stands."""
+    return complete(request_id, attempt, OUTCOMES[(int(request_id[1:]) + 3 * attempt + at) % len(OUTCOMES)], float(at))
+
+
+IDS = st.sampled_from([*(request.request_id for request in REQUESTS), "f0"])
+COMPLETIONS = st.lists(st.builds(try_once, IDS, st.integers(1, 3), st.integers(0, 4)), max_size=30)
 
 
 @given(st.lists(COMPLETIONS, max_size=4), st.integers(1, 8))

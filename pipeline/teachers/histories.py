@@ -21,6 +21,10 @@ History = Sequence[Completion]
 _POSITION = tuple(field.name for field in fields(Position) if field.name != "settled")
 
 
+SORT_ROWS = 20_000
+"""Requests that are sorted by their prompts at a time, which are in memory then."""
+
+
 class Histories(Mapping[str, History]):
     """The history of each request by its id, in the requests' order; fast where it is followed."""
 
@@ -123,6 +127,21 @@ def find_unsettled(
         unsettled = {row: position for row, position in located.items() if not position.settled}
         parts.append(write_positions(list(unsettled), list(unsettled.values())))
     return Unsettled(requests, pa.concat_tables([write_positions([], []), *parts]))
+
+
+def sort_by_prefix(unsettled: Unsettled) -> pa.Table:
+    """Return the table with neighbours that share the longest prefixes, as far as they stand near each other.
+
+    So the prompts of one actor find each other's in the prefix cache.
+    """
+    sorted_parts = []
+    for start in range(0, len(unsettled), SORT_ROWS):
+        part = unsettled.table.slice(start, SORT_ROWS)
+        prompts = [
+            [(m.role, m.content) for m in request.messages] for request, _ in Unsettled(unsettled.requests, part)
+        ]
+        sorted_parts.append(part.take(sorted(range(len(prompts)), key=prompts.__getitem__)))
+    return pa.concat_tables(sorted_parts)
 
 
 def write_positions(rows: Sequence[int], positions: Sequence[Position]) -> pa.Table:

@@ -29,15 +29,13 @@ from pipeline.progress import DONE, TOKENS
 from pipeline.records import SCHEMAS, Completion, Outcome, Request, from_table
 from pipeline.teachers.completions import group_by_request
 from pipeline.teachers.efficiency import Occupancy, Session, summarize
-from pipeline.teachers.histories import Histories, Unsettled, find_unsettled, read_positions
+from pipeline.teachers.histories import Histories, find_unsettled, read_positions, sort_by_prefix
 from pipeline.teachers.ledger import Ledger, LedgerWriter, Snapshot
 from pipeline.teachers.plan import DIED, Judge, Limits, Position, advance, locate
 from pipeline.teachers.teacher import Teacher, TeacherConfig, make_failure
 
 UNITS_PER_ACTOR = 4
 MAX_UNIT_ROWS = 1_000
-SORT_ROWS = 20_000
-"""Requests that are sorted by their prompts at a time, which are in memory then."""
 SPARE_DEATHS = 5
 """Deaths in a row without any answer that are borne beyond `max_tries`: so many bad requests may be the last ones left.
 Beyond that it is the engine, or its machine, and no request should be blamed."""
@@ -107,7 +105,7 @@ def teach(
     context.enable_progress_bars = False
     context.execution_no_progress_timeout_s = -1  # a slow teacher is no stuck one; each request has its own timeout
     unit_rows = min(MAX_UNIT_ROWS, ceil(len(unsettled) / (UNITS_PER_ACTOR * config.actors)))
-    table = _sort_by_prefix(unsettled)
+    table = sort_by_prefix(unsettled)
     units = [table.slice(start, unit_rows) for start in range(0, table.num_rows, unit_rows)]
     session, started_at = uuid.uuid4().hex, time.time()
     counts = ray.data.from_arrow(units).map_batches(
@@ -324,7 +322,8 @@ class TeacherActor:
             self._stop_check = asyncio.create_task(self._check_stop())
 
     async def _check_stop(self) -> None:
-        self._failure = self._failure or await asyncio.to_thread(self._find_stop)
+        reason = await asyncio.to_thread(self._find_stop)
+        self._failure = self._failure or reason
 
     def _send_report(self) -> None:
         self._report(dict(self._unreported))
@@ -345,18 +344,3 @@ def _to_totals(values: Mapping[str, float]) -> pa.Table:
 def _find_first(group: BaseExceptionGroup[Any]) -> BaseException:
     inner = group.exceptions[0]
     return _find_first(inner) if isinstance(inner, BaseExceptionGroup) else inner
-
-
-def _sort_by_prefix(unsettled: Unsettled) -> pa.Table:
-    """Return the table with neighbours that share the longest prefixes, as far as they stand near each other.
-
-    So the prompts of one actor find each other's in the prefix cache.
-    """
-    sorted_parts = []
-    for start in range(0, len(unsettled), SORT_ROWS):
-        part = unsettled.table.slice(start, SORT_ROWS)
-        prompts = [
-            [(m.role, m.content) for m in request.messages] for request, _ in Unsettled(unsettled.requests, part)
-        ]
-        sorted_parts.append(part.take(sorted(range(len(prompts)), key=prompts.__getitem__)))
-    return pa.concat_tables(sorted_parts)

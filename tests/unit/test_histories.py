@@ -1,6 +1,7 @@
 """Histories by request, and which requests still need a teacher: the same from memory, from a file, over any parts."""
 
 import pickle
+from dataclasses import replace
 from itertools import chain
 
 import pytest
@@ -9,13 +10,13 @@ from hypothesis import strategies as st
 
 from pipeline import stored
 from pipeline.errors import StorageError
-from pipeline.records import Completion, Outcome, Request, Seed
+from pipeline.records import Completion, Message, Outcome, Request, Seed
 from pipeline.storage import Folder
 from pipeline.stored import StoredRecords, write_records
 from pipeline.teachers import histories as histories_module
 from pipeline.teachers import ledger as ledger_module
 from pipeline.teachers.completions import group_by_request
-from pipeline.teachers.histories import Histories, find_unsettled, read_positions
+from pipeline.teachers.histories import Histories, find_unsettled, read_positions, sort_by_prefix
 from pipeline.teachers.ledger import Ledger, LedgerWriter
 from pipeline.teachers.plan import Limits, Position, locate
 
@@ -184,3 +185,12 @@ def test_a_plan_over_columns_is_the_plan_over_records(tmp_path_factory, segments
             ledger.compact()
     unsettled = find_unsettled(REQUESTS, Histories(REQUESTS, ledger), judge, LIMITS, {})
     assert read_positions(REQUESTS, unsettled.table) == expected
+
+
+def test_requests_that_share_a_prefix_become_neighbours(monkeypatch, ledger):
+    monkeypatch.setattr(histories_module, "SORT_ROWS", 6)
+    prompts = ["b 1", "a 1", "b 2", "a 2", "b 3", "a 3", "b 4", "a 4"]
+    requests = [replace(ask(f"r{n}"), messages=(Message("user", prompt),)) for n, prompt in enumerate(prompts)]
+    unsettled = find_unsettled(requests, Histories(requests, ledger), judge, LIMITS, {})
+    found = [request.messages[0].content for request, _ in read_positions(requests, sort_by_prefix(unsettled))]
+    assert found == ["a 1", "a 2", "a 3", "b 1", "b 2", "b 3", "a 4", "b 4"]

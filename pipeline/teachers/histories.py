@@ -19,8 +19,6 @@ from pipeline.teachers.plan import Judge, Limits, Position, locate
 History = Sequence[Completion]
 """A request's completions, each once, in the order of attempts and tries."""
 _POSITION = tuple(field.name for field in fields(Position) if field.name != "settled")
-
-
 SORT_ROWS = 20_000
 """Requests that are sorted by their prompts at a time, which are in memory then."""
 

@@ -67,11 +67,11 @@ class Histories(Mapping[str, History]):
     def is_empty(self, start: int, stop: int) -> bool:
         """Return whether the ledger holds nothing of the requests in some rows."""
         parts = np.unique(self._firsts[start:stop] // PART_ROWS)
-        return not any(self._parts[part].num_rows for part in parts)
+        return not any(self._parts[part] for part in parts)
 
     def _read_part(self, part: int) -> dict[str, History]:
         rows = slice(part * PART_ROWS, (part + 1) * PART_ROWS)
-        found = group_by_request(from_table(Completion, self._parts[part]))
+        found = group_by_request(from_table(Completion, self._parts[part].read()))
         ids = self._ids[rows].to_pylist()
         # A request that stands there twice has its completions in the part where it stands first.
         owned = [
@@ -145,7 +145,7 @@ def sort_by_prefix(unsettled: Unsettled) -> pa.Table:
 def write_positions(rows: Sequence[int], positions: Sequence[Position]) -> pa.Table:
     """Return places among requests and how far each of these has come, as `Unsettled.table` has them."""
     columns = [rows, *([getattr(position, name) for position in positions] for name in _POSITION)]
-    return pa.table([pa.array(column, pa.int64()) for column in columns], names=["row", *_POSITION])
+    return pa.table([pa.array(column, pa.int32()) for column in columns], names=["row", *_POSITION])
 
 
 def read_positions(requests: Sequence[Request], table: pa.Table) -> list[tuple[Request, Position]]:

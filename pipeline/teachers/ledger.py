@@ -33,9 +33,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.errors import StorageError
-from pipeline.records import SCHEMAS, Completion, Outcome, from_table, to_table
+from pipeline.records import Completion, Outcome, from_table, to_table
 from pipeline.storage import Folder, decode_table, node_local
-from pipeline.teachers.completions import Gathered, as_completions, drop_repeats, unique
+from pipeline.teachers.completions import Gathered, Packed, as_completions, drop_repeats, unique
 from pipeline.teachers.logs import InFlight, LogWriter, Session, read_log, try_lock
 from pipeline.teachers.plan import DIED
 
@@ -98,8 +98,8 @@ class Ledger:
         )
         return unique(completion for table in tables for completion in from_table(Completion, table)), snapshot
 
-    def read_parts(self, ids: pa.Array, part_rows: int) -> tuple[list[pa.Table], Snapshot]:
-        """Return a table of completions for each part of some requests, and the snapshot to go on from.
+    def read_parts(self, ids: pa.Array, part_rows: int) -> tuple[list[Packed], Snapshot]:
+        """Return the completions for each part of some requests, packed, and the snapshot to go on from.
 
         A completion may stand there twice.
 
@@ -111,7 +111,7 @@ class Ledger:
             StorageError: The ledger is there and can't be read.
         """
         starts = range(0, len(ids), part_rows)
-        parts: list[list[pa.Table]] = [[] for _ in starts]
+        parts = [Packed() for _ in starts]
 
         def sort_in(table: pa.Table) -> None:
             rows = pc.index_in(table["request_id"], ids)
@@ -120,11 +120,11 @@ class Ledger:
             table = table.take(np.argsort(rows, kind="stable"))
             cuts = np.searchsorted(np.sort(rows), [*starts, len(ids)])
             for part, (start, end) in zip(parts, pairwise(cuts.tolist()), strict=True):
-                if end > start:
-                    part.append(table.slice(start, end - start))
+                part.add(table.slice(start, end - start))
 
         _, snapshot = self.read_tables(None, sort_in)
-        return [pa.concat_tables([SCHEMAS[Completion].empty_table(), *part]) for part in parts], snapshot
+        pa.default_memory_pool().release_unused()  # which would else be as much again as what is kept
+        return parts, snapshot
 
     def read_tables(
         self, seen: Snapshot | None, select: Callable[[pa.Table], T], *, with_logs: bool = True

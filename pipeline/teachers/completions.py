@@ -59,7 +59,7 @@ class Gathered:
 
 @dataclass
 class Packed:
-    """Completions that are compressed until they are wanted: in less than half of the memory, also where texts are noise."""
+    """Completions that are compressed until they are wanted, to less than half even where texts are noise."""
 
     _parts: list[bytes] = field(default_factory=list)
 

@@ -50,6 +50,17 @@ class Report:
         """Send some counts and don't wait."""
         self.tally.add.remote(counts)
 
+    def stop(self, reason: str) -> None:
+        """Ask all who report to the tally to end."""
+        self.tally.stop.remote(reason)
+
+    def find_stop(self) -> str:
+        """Return why whoever reports should end; empty: go on."""
+        import ray
+
+        reason: str = ray.get(self.tally.find_stop.remote())
+        return reason
+
 
 @dataclass
 class Cluster:

@@ -19,6 +19,7 @@ from pipeline.evaluation.config import EvaluationConfig
 from pipeline.quality.cartography import SelectionConfig
 from pipeline.quality.filters import FiltersConfig
 from pipeline.quality.intrinsic import QualityConfig
+from pipeline.quality.watch import WatchConfig
 from pipeline.records import Outcome
 from pipeline.sources.corpus_kinds import AnyCorpusConfig
 from pipeline.sources.data import AnyDataConfig, JoinConfig, MixConfig, SeedData, ThreadsConfig
@@ -154,6 +155,8 @@ class ExperimentConfig(Config):
     """Students that `ray_jobs/export.py` exports, each as `arm/student`; null: all."""
     replay: tuple[Outcome, ...]
     """Outcomes; requests that ended so are asked again, in this run alone."""
+    watch: WatchConfig
+    """Over all arms' teachers, while they are asked."""
     evaluation: EvaluationConfig
     quality: QualityConfig | None
     """Null: data sets are described by their cards alone."""

@@ -22,10 +22,11 @@ _TERMINAL_INTERVAL_S = 0.5
 
 
 class Tally:
-    """Counts that many workers add to. Becomes a Ray actor on a cluster, and works as it is without one."""
+    """Counts that many workers add to, and a word to stop them. Becomes a Ray actor on a cluster, or works as it is."""
 
     def __init__(self) -> None:
         self._counts: Counter[str] = Counter()
+        self._stop = ""
 
     def add(self, counts: Mapping[str, int]) -> None:
         """Add some counts."""
@@ -34,6 +35,14 @@ class Tally:
     def totals(self) -> dict[str, int]:
         """Return all counts so far."""
         return dict(self._counts)
+
+    def stop(self, reason: str) -> None:
+        """Say why all workers should end."""
+        self._stop = reason
+
+    def find_stop(self) -> str:
+        """Return why workers should end; empty: they should go on."""
+        return self._stop
 
 
 def describe_progress(stage: str, unit: str, counts: Mapping[str, int], total: int, elapsed_s: float) -> str:

@@ -5,12 +5,14 @@ data set's schema into nulls, and a column without values changes its type betwe
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Literal, TypeVar
 
 import pyarrow as pa
 from pydantic import TypeAdapter
+
+from pipeline.columns import read_records, write_column
 
 R = TypeVar("R")
 
@@ -328,17 +330,8 @@ SCHEMAS: dict[type, pa.Schema] = {
 def to_table(kind: type, records: Iterable[Any]) -> pa.Table:
     """Return records of one kind as an Arrow table with that kind's schema, also when there are none."""
     found = list(records)
-    columns = [_to_column(field, [getattr(record, field.name) for record in found]) for field in SCHEMAS[kind]]
+    columns = [write_column(field.type, [getattr(record, field.name) for record in found]) for field in SCHEMAS[kind]]
     return pa.Table.from_arrays(columns, schema=SCHEMAS[kind])
-
-
-def _to_column(field: pa.Field, values: list[Any]) -> pa.Array:
-    # Only records inside of records are taken apart; `asdict` of whole ones took most of the time.
-    if pa.types.is_struct(field.type):
-        values = [asdict(value) for value in values]
-    elif pa.types.is_list(field.type) and pa.types.is_struct(field.type.value_type):
-        values = [[asdict(item) for item in value] for value in values]
-    return pa.array(values, field.type)
 
 
 def from_table(kind: type[R], table: pa.Table) -> Iterator[R]:
@@ -348,6 +341,10 @@ def from_table(kind: type[R], table: pa.Table) -> Iterator[R]:
         pydantic.ValidationError: A column is missing or has another type; the table was not written by
             `to_table`.
     """
+    if table.schema.equals(SCHEMAS[kind]):
+        for batch in table.to_batches():
+            yield from read_records(kind, batch.to_struct_array())
+        return
     adapter: TypeAdapter[R] = TypeAdapter(kind)
     for row in table.to_pylist(maps_as_pydicts="strict"):
         yield adapter.validate_python(row)

@@ -9,7 +9,7 @@ import json
 import os
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -134,6 +134,26 @@ class Folder:
         except ValueError as error:
             raise StorageError(f"cannot read {self.url}/{name} as Parquet: {error}") from error
 
+    def read_group_sizes(self, name: str) -> list[int]:
+        """Return how many rows each row group of a Parquet file has.
+
+        Raises:
+            StorageError: There is no such file, or it is not as it was written.
+        """
+        with self._opening_table(name) as file:
+            return [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
+
+    def read_row_groups(
+        self, name: str, groups: Sequence[int] | None = None, columns: Sequence[str] | None = None
+    ) -> pa.Table:
+        """Return some row groups of a Parquet file (None: all), in the order named, or some columns of them.
+
+        Raises:
+            StorageError: There is no such file, or it is not as it was written.
+        """
+        with self._opening_table(name) as file:
+            return file.read_row_groups(range(file.num_row_groups) if groups is None else groups, columns=columns)
+
     def write_table(self, name: str, table: pa.Table) -> None:
         """Write a table as one Parquet file, with a checksum in each page."""
         with self._replacing(name) as (filesystem, path):
@@ -251,6 +271,18 @@ class Folder:
         probe = f".probe-{uuid.uuid4().hex}"
         self.write_bytes(probe, b"")
         self.delete(probe)
+
+    @contextmanager
+    def _opening_table(self, name: str) -> Iterator[pq.ParquetFile]:
+        filesystem, path = self._resolve(name)
+        try:
+            with (
+                filesystem.open_input_file(path) as source,
+                pq.ParquetFile(source, page_checksum_verification=True, pre_buffer=True) as file,
+            ):
+                yield file
+        except (OSError, pa.ArrowException) as error:
+            raise StorageError(f"cannot read {self.url}/{name}: {str(error).splitlines()[0]}") from error
 
     def _resolve(self, name: str) -> tuple[pafs.FileSystem, str]:
         full = self._join(name) if name else self.url

@@ -3,27 +3,28 @@
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, Protocol
 
 from pipeline.cluster import Cluster
 from pipeline.identity import digest
-from pipeline.records import Completion, Outcome, Request, from_table, to_table
+from pipeline.quality.watch import NO_WATCH, Look, WatchConfig
+from pipeline.records import Outcome, Request
+from pipeline.stages.watch import read_looks, watching
 from pipeline.steps import Outputs, Step, Steps
 from pipeline.storage import Folder
+from pipeline.stored import StoredRecords, write_records
 from pipeline.teachers.efficiency import Session
+from pipeline.teachers.histories import Histories, History, Unsettled, find_unsettled, read_ids
 from pipeline.teachers.kinds import AnyTeacherConfig, check_teacher, make_teacher
-from pipeline.teachers.ledger import Ledger, group_by_request
-from pipeline.teachers.plan import Judge, Limits, Position, find_unsettled, locate
+from pipeline.teachers.ledger import Ledger
+from pipeline.teachers.plan import Judge, Limits, Position, locate
 from pipeline.teachers.pool import teach
 
 LOG = logging.getLogger(__name__)
-_REQUESTS, _REPLAYS, _SESSIONS = "requests.parquet", "replays", "sessions"
-
-Histories = Mapping[str, Sequence[Completion]]
-"""Completions by request id, each request's in the order of attempts and time."""
+_REQUESTS, _REPLAYS, _SESSIONS, _LOOKS = "requests.parquet", "replays", "sessions", "looks"
 
 
 class Asking(Protocol):
@@ -81,13 +82,12 @@ class Ask:
 
         What lies behind that, left by another experiment with more attempts, is not this one's.
         """
-        found = self._read_histories()
-        replays = self.replays()
-        return {r.request_id: self._until_settled(r, found.get(r.request_id, ()), replays) for r in self.requests}
+        return Histories(self.requests, self.ledger, partial(self._until_settled, self.replays()))
 
-    def find_missing(self) -> list[tuple[Request, Position]]:
+    def find_missing(self) -> Unsettled:
         """Return the requests that still need the teacher."""
-        return find_unsettled(self.requests, self._read_histories(), self.judge, self.limits, self.replays())
+        histories = Histories(self.requests, self.ledger)
+        return find_unsettled(self.requests, histories, self.judge, self.limits, self.replays())
 
     def grant_replays(self, reasons: Collection[Outcome]) -> int:
         """Grant another round to every request that ended for one of these reasons; return how many there are."""
@@ -101,25 +101,40 @@ class Ask:
             (self.ledger.folder / _REPLAYS).write_json(f"{time.time_ns()}.json", granted)
         return len(granted)
 
-    def complete(self, cluster: Cluster) -> Histories:
+    def complete(self, cluster: Cluster, watch: WatchConfig = NO_WATCH) -> Histories:
         """Return all completions, having asked for those that were missing.
 
+        Args:
+            cluster: Where the teacher is asked.
+            watch: How its answers are watched meanwhile.
+
         Raises:
-            TeacherError: The teacher left requests without an end.
+            TeacherError: The teacher left requests without an end, or a rule of the watch stopped it.
         """
         if missing := self.find_missing():
-            self.teach([request for request, _ in missing], cluster)
+            self.teach(self.requests, len(missing), cluster, watch)
         return self.read()
 
-    def teach(self, requests: Sequence[Request], cluster: Cluster) -> Session:
-        """Bring some requests without an end to theirs; return what that came to, which is also kept.
+    def teach(
+        self, requests: Sequence[Request], n_missing: int, cluster: Cluster, watch: WatchConfig = NO_WATCH
+    ) -> Session:
+        """Bring some requests to their ends; return what that came to, which is also kept.
+
+        Args:
+            requests: Those with an end are left out.
+            n_missing: How many have none.
+            cluster: Where the teacher is asked.
+            watch: How its answers are watched meanwhile.
 
         Raises:
-            TeacherError: The teacher left requests without an end.
+            TeacherError: The teacher left requests without an end, or a rule of the watch stopped it.
         """
         pool = cluster.config.pool
         cluster.check_room(f"{self.teacher.label}: teacher.{{}}s", cpus=self.teacher.cpus, gpus=self.teacher.gpus)
-        with cluster.progress(f"teach {self.key}", "requests", len(requests)) as report:
+        with (
+            cluster.progress(f"teach {self.key}", "requests", n_missing) as report,
+            watching(self.key, requests, self.ledger, self.judge, watch, self._looks, report.stop),
+        ):
             session = teach(
                 requests,
                 self.ledger,
@@ -130,22 +145,29 @@ class Ask:
                 pool,
                 replays=self.replays(),
                 report=report,
+                find_stop=report.find_stop,
             )
         self.remember(session)
         return session
 
+    def looks(self) -> list[Look]:
+        """Return what was seen of the answers while they came."""
+        return read_looks(self._looks)
+
+    # Both in the ledger, like the answers, and not with the step, which new code makes anew.
     @property
     def _sessions(self) -> Folder:
-        # In the ledger, like the answers, and not with the step, which new code makes anew.
-        return self.ledger.folder / _SESSIONS / digest(sorted(request.request_id for request in self.requests))
+        return self.ledger.folder / _SESSIONS / self._digest
 
-    def _read_histories(self) -> dict[str, list[Completion]]:
-        completions, _ = self.ledger.read(wanted={request.request_id for request in self.requests})
-        return group_by_request(completions)
+    @property
+    def _looks(self) -> Folder:
+        return self.ledger.folder / _LOOKS / self._digest
 
-    def _until_settled(
-        self, request: Request, history: Sequence[Completion], replays: Mapping[str, int]
-    ) -> Sequence[Completion]:
+    @cached_property
+    def _digest(self) -> str:
+        return digest(read_ids(self.requests).sort().to_pylist())
+
+    def _until_settled(self, replays: Mapping[str, int], request: Request, history: History) -> History:
         start = Position(replays=replays.get(request.request_id, 0))
         for end in range(1, len(history) + 1):
             if locate(request, history[:end], self.judge, self.limits, start).settled:
@@ -156,7 +178,7 @@ class Ask:
 def plan_ask(
     key: str,
     teacher: AnyTeacherConfig,
-    write_requests: Callable[[], Sequence[Request]],
+    write_requests: Callable[[], Iterable[Request]],
     *,
     config: Mapping[str, Any],
     made_of: Mapping[str, str],
@@ -182,9 +204,7 @@ def plan_ask(
     """
 
     def produce(folder: Folder) -> Outputs:
-        requests = write_requests()
-        folder.write_table(_REQUESTS, to_table(Request, requests))
-        return Outputs(counts={"requests": len(requests)})
+        return Outputs(counts={"requests": write_records(Request, write_requests(), folder, _REQUESTS)})
 
     step = steps.run(
         "requests",
@@ -197,7 +217,7 @@ def plan_ask(
     return Ask(
         key=key,
         teacher=teacher,
-        requests=tuple(from_table(Request, step.folder.read_table(_REQUESTS))),
+        requests=StoredRecords(Request, step.folder, _REQUESTS),
         step=step,
         ledger=Ledger.of(steps.root, teacher.label),
         judge=judge,

@@ -17,12 +17,13 @@ from pipeline.stages.inputs import Inputs
 from pipeline.steps import Outputs, Step, Steps
 from pipeline.storage import Folder
 
-EXAMPLES, REJECTS, CARD, EFFICIENCY, SAMPLES, TSV = (
+EXAMPLES, REJECTS, CARD, EFFICIENCY, SAMPLES, LOOKS, TSV = (
     "examples.parquet",
     "rejects.parquet",
     "card.json",
     "efficiency.json",
     "samples.json",
+    "looks.parquet",
     "dataset.tsv",
 )
 ROWS = "rows"
@@ -48,6 +49,8 @@ class Answers:
     """Further files of the data set."""
     describe_efficiency: Callable[[int], dict[str, Any]] | None = None
     """Number of rows kept to what they took; None where no teacher was asked."""
+    series: tuple[tuple[str, int, float, float], ...] = ()
+    """As of `Outputs`: what was measured while they came."""
 
 
 def run_dataset(
@@ -120,6 +123,7 @@ def run_dataset(
             counts={**answers.counts, "rows_in": n_in, "rows": n_kept, **reasons},
             metrics=metrics,
             digests={ROWS: digest_examples(filtered.kept)},
+            series=answers.series,
         )
 
     return steps.run(

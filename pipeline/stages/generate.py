@@ -18,15 +18,17 @@ from pipeline.identity import digest
 from pipeline.prompts.requests import make_request
 from pipeline.prompts.templates import digest_templates
 from pipeline.records import Completion, Example, Outcome, Reject, Request
-from pipeline.stages.ask import Ask, Histories, plan_ask, prepare_asks
-from pipeline.stages.dataset import REJECTS, Answers, digest_examples, run_dataset
+from pipeline.stages.ask import Ask, plan_ask, prepare_asks
+from pipeline.stages.dataset import LOOKS, REJECTS, Answers, digest_examples, run_dataset
 from pipeline.stages.derive import build_derived
 from pipeline.stages.inputs import Inputs
 from pipeline.stages.passages import find_passages
 from pipeline.stages.retrieve import read_retrieved
+from pipeline.stages.watch import tabulate_looks, trace_looks
 from pipeline.steps import Step, Steps
 from pipeline.tasks.task import MethodConfig, Task
 from pipeline.teachers.efficiency import describe_efficiency
+from pipeline.teachers.histories import Histories
 from pipeline.teachers.kinds import pin_teacher
 from pipeline.teachers.spending import divide_spending
 
@@ -73,7 +75,7 @@ def _build_from_rows(key: str, arm: ArmConfig, experiment: ExperimentConfig, inp
 def _build_from_answers(
     ask: Ask, arm: ArmConfig, experiment: ExperimentConfig, inputs: Inputs, steps: Steps, cluster: Cluster
 ) -> Step:
-    histories = ask.complete(cluster)
+    histories = ask.complete(cluster, experiment.watch)
     assert arm.method is not None
     answers = _parse(inputs.task, ask, histories, arm.method)
     if n_failed := answers.counts["requests_failed"]:
@@ -146,6 +148,7 @@ def _parse(task: Task, ask: Ask, histories: Histories, method: MethodConfig) -> 
     examples: list[Example] = []
     rejects: list[Reject] = []
     outcomes: Counter[str] = Counter()
+    tokens: Counter[str] = Counter()
     accepted = 0
     ends: list[tuple[Completion, Outcome]] = []
     for request in ask.requests:
@@ -153,6 +156,8 @@ def _parse(task: Task, ask: Ask, histories: Histories, method: MethodConfig) -> 
             parsed = task.parse(request, completion, method)
             ends.append((completion, parsed.outcome))
             outcomes[parsed.outcome.value] += 1
+            tokens["prompt_tokens"] += completion.n_prompt_tokens
+            tokens["completion_tokens"] += completion.n_completion_tokens
             if parsed.outcome is Outcome.OK:
                 accepted += 1
                 examples += parsed.examples
@@ -169,19 +174,19 @@ def _parse(task: Task, ask: Ask, histories: Histories, method: MethodConfig) -> 
                         detail=parsed.detail,
                     )
                 )
-    completions = [c for history in histories.values() for c in history]
     counts = {
         "requests": len(ask.requests),
         "requests_accepted": accepted,
         "requests_failed": len(ask.requests) - accepted,
-        "completions": len(completions),
-        "prompt_tokens": sum(c.n_prompt_tokens for c in completions),
-        "completion_tokens": sum(c.n_completion_tokens for c in completions),
+        "completions": outcomes.total(),
+        "prompt_tokens": tokens["prompt_tokens"],
+        "completion_tokens": tokens["completion_tokens"],
     } | {f"completions_{outcome}": n for outcome, n in outcomes.items()}
 
     def describe(n_rows: int) -> dict[str, Any]:
-        price = ask.teacher.price
-        spent = describe_efficiency(completions, n_rows, len(ask.requests), ask.sessions(), price)
+        price, sessions = ask.teacher.price, ask.sessions()
+        completions = (completion for completion, _ in ends)
+        spent = describe_efficiency(completions, n_rows, len(ask.requests), sessions, price)
         kept_share = n_rows / len(examples) if examples else 0.0
         return {
             "teacher": ask.teacher.label,
@@ -189,7 +194,9 @@ def _parse(task: Task, ask: Ask, histories: Histories, method: MethodConfig) -> 
             "spent_on": divide_spending(ends, kept_share, spent["device_s"], price),
         }
 
-    return Answers(examples, rejects, counts, describe_efficiency=describe)
+    looks = ask.looks()
+    tables = {LOOKS: tabulate_looks(looks)} if looks else {}
+    return Answers(examples, rejects, counts, tables, describe, tuple(trace_looks(looks)))
 
 
 def _digest_completions(histories: Mapping[str, Sequence[Completion]]) -> str:

@@ -19,7 +19,7 @@ from pipeline.prompts.replies import read_choice
 from pipeline.prompts.requests import make_request
 from pipeline.prompts.templates import digest_templates
 from pipeline.records import Completion, Outcome, Prediction, Request, Seed
-from pipeline.stages.ask import Ask, Histories, plan_ask, prepare_asks
+from pipeline.stages.ask import Ask, plan_ask, prepare_asks
 from pipeline.stages.dataset import EFFICIENCY
 from pipeline.stages.evaluate import COST, judge, run_evaluation
 from pipeline.stages.inputs import Gold, Inputs
@@ -27,6 +27,7 @@ from pipeline.steps import Outputs, Step, Steps
 from pipeline.storage import Folder
 from pipeline.tasks.task import Judging, Task
 from pipeline.teachers.efficiency import describe_efficiency
+from pipeline.teachers.histories import Histories
 from pipeline.teachers.kinds import AnyTeacherConfig, pin_teacher
 from pipeline.teachers.spending import divide_spending
 

@@ -16,10 +16,11 @@ from pipeline.cluster import Cluster
 from pipeline.experiment import ExperimentConfig
 from pipeline.identity import derive_seed
 from pipeline.records import Request
-from pipeline.stages.ask import Ask, Histories
+from pipeline.stages.ask import Ask
 from pipeline.steps import Outputs, Plan, Step, Steps
 from pipeline.storage import Folder
 from pipeline.teachers.efficiency import Session, summarize
+from pipeline.teachers.histories import Histories
 from pipeline.teachers.projection import allot
 
 _PROBE = "probe.json"
@@ -140,7 +141,7 @@ def _draw(parts: Sequence[Part], experiment: GenerateExperimentConfig) -> dict[s
 
 def _ask(requests: Sequence[Request], part: Part, experiment: GenerateExperimentConfig, cluster: Cluster) -> Session:
     if requests:
-        return part.ask.teach(requests, cluster)
+        return part.ask.teach(requests, len(requests), cluster)
     devices = part.ask.teacher.devices
     return summarize({}, requests=0, span_s=0.0, actors=experiment.scale.pool.actors, devices_per_actor=devices)
 

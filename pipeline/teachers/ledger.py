@@ -21,26 +21,32 @@ is moved to `set_aside/` and told; its rows are then missing, and asked again.
 
 import logging
 import time
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
-from dataclasses import MISSING, dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
+from typing import TypeVar
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.errors import StorageError
-from pipeline.records import SCHEMAS, Completion, Outcome, from_table, to_table
+from pipeline.records import Completion, Outcome, from_table, to_table
 from pipeline.storage import Folder, decode_table, node_local
+from pipeline.teachers.completions import Gathered, Packed, as_completions, drop_repeats, unique
 from pipeline.teachers.logs import InFlight, LogWriter, Session, read_log, try_lock
 from pipeline.teachers.plan import DIED
 
 LOG = logging.getLogger(__name__)
+T = TypeVar("T")
 
 ROLL_ROWS = 1_000
 ROLL_SECONDS = 60.0
 SEGMENT_ROWS = 50_000
-"""Segments smaller than this are merged when a run ends."""
+"""Segments smaller than this are merged when a run ends, into ones that are hardly larger: so many rows are read, and
+kept in memory beside what is wanted of them, at a time."""
 READ_TRIES = 40
 """Each but the last is followed by 0.05 s; only other processes that merge without end use up more than a few."""
 
@@ -86,20 +92,78 @@ class Ledger:
         Raises:
             StorageError: The ledger is there and can't be read.
         """
-        seen = seen or {}
-        wanted = None if wanted is None else frozenset(wanted)
-        snapshot: dict[str, int] = {}
-        found: list[Completion] = []
+        ids = None if wanted is None else pa.array(list(wanted), pa.string())
+        tables, snapshot = self.read_tables(
+            seen, lambda table: table if ids is None else table.filter(pc.is_in(table["request_id"], ids))
+        )
+        return unique(completion for table in tables for completion in from_table(Completion, table)), snapshot
+
+    def read_parts(self, ids: pa.Array, part_rows: int) -> tuple[list[Packed], Snapshot]:
+        """Return the completions for each part of some requests, packed, and the snapshot to go on from.
+
+        A completion may stand there twice.
+
+        Args:
+            ids: The requests', in the order that parts go by.
+            part_rows: How many requests make a part.
+
+        Raises:
+            StorageError: The ledger is there and can't be read.
+        """
+        starts = range(0, len(ids), part_rows)
+        parts = [Packed() for _ in starts]
+
+        def sort_in(table: pa.Table) -> None:
+            rows = pc.index_in(table["request_id"], ids)
+            is_wanted = pc.is_valid(rows)
+            table, rows = table.filter(is_wanted), rows.filter(is_wanted).to_numpy()
+            table = table.take(np.argsort(rows, kind="stable"))
+            cuts = np.searchsorted(np.sort(rows), [*starts, len(ids)])
+            for part, (start, end) in zip(parts, pairwise(cuts.tolist()), strict=True):
+                part.add(table.slice(start, end - start))
+
+        _, snapshot = self.read_tables(None, sort_in)
+        pa.default_memory_pool().release_unused()  # which would else be as much again as what is kept
+        return parts, snapshot
+
+    def read_tables(
+        self, seen: Snapshot | None, select: Callable[[pa.Table], T], *, with_logs: bool = True
+    ) -> tuple[list[T], Snapshot]:
+        """Return what a function makes of the completions, which may stand there twice, some ten thousand at a time.
+
+        Args:
+            seen: As in `read`.
+            select: Called with tables of completions.
+            with_logs: Whether open logs are read. What stands in one comes again with the segment that it is rolled
+                into; without them it comes once, but up to a minute late.
+
+        Raises:
+            StorageError: The ledger is there and can't be read.
+        """
+        seen, snapshot = seen or {}, {}
+        tables, found = Gathered(), []
         # Logs first: a log that is rolled meanwhile turns up as a segment, never nowhere.
-        for path in sorted(self.open_logs.glob("*.log")):
+        for path in sorted(self.open_logs.glob("*.log")) if with_logs else ():
             with suppress(FileNotFoundError):
                 log = read_log(path, seen.get(path.name, 0))
                 snapshot[path.name] = log.end
-                found += [c for c in log.completions if wanted is None or c.request_id in wanted]
-        names, tables = self._read_segments(seen, None if wanted is None else pa.array(list(wanted), pa.string()))
-        for table in tables:
-            found += from_table(Completion, table)
-        return _unique(found), snapshot | dict.fromkeys(names, 0)
+                tables.add(to_table(Completion, log.completions))
+        names, known, tries = self.segments.names(".parquet"), {*seen}, 0
+        while True:
+            try:
+                for name in names:
+                    if name not in known:
+                        tables.add(self._read_segment(name))
+                        known.add(name)
+                    if tables.n_rows >= SEGMENT_ROWS:
+                        found.append(select(tables.take()))
+                return [*found, select(tables.take())], snapshot | dict.fromkeys(names, 0)
+            except StorageError:  # merged between the listing and the reading; what replaces it is listed next time
+                tries += 1
+                if tries == READ_TRIES:
+                    raise
+                time.sleep(0.05)
+                names = self.segments.names(".parquet")
 
     def recover(self, session: str = "") -> int:
         """Roll the logs that dead writers left on this machine; return how many completions came of them.
@@ -121,8 +185,7 @@ class Ledger:
 
     def store(self, completions: list[Completion], name: str) -> None:
         """Write completions as a segment, unless there are none."""
-        if completions:
-            self.segments.write_table(f"{time.time_ns()}-{name}.parquet", to_table(Completion, completions))
+        self._store(to_table(Completion, completions), name)
 
     def compact(self) -> None:
         """Merge small segments into one. Only one process does so at a time; the others leave it to that one."""
@@ -133,43 +196,38 @@ class Ledger:
             if not is_ours:
                 return
             try:
-                small = {
-                    name: table
-                    for name in self.segments.names(".parquet")
-                    if (table := self._read_segment(name)).num_rows < SEGMENT_ROWS
-                }
+                self._merge_small()
             except StorageError:  # another machine, which this lock does not reach, is merging them
                 return
-            if len(small) < 2:
-                return
-            self.store(_unique(c for table in small.values() for c in from_table(Completion, table)), "merged")
-            for name in small:
-                self.segments.delete(name)
 
-    def _read_segments(self, seen: Snapshot, wanted: pa.Array | None) -> tuple[list[str], list[pa.Table]]:
-        """Return the names of all segments, and the wanted rows of those that were not seen."""
-        tables: dict[str, pa.Table] = {}
-        tries = 0
-        while True:
-            names = self.segments.names(".parquet")
-            try:
+    def _merge_small(self) -> None:
+        tables, names = Gathered(), list[str]()
+
+        def merge() -> None:
+            if len(names) > 1:
+                self._store(drop_repeats(tables.take()), "merged")
                 for name in names:
-                    if name not in seen and name not in tables:
-                        table = self._read_segment(name)
-                        # Here, because records take many times the memory.
-                        tables[name] = table if wanted is None else table.filter(pc.is_in(table["request_id"], wanted))
-                return names, list(tables.values())
-            except StorageError:  # merged between the listing and the reading; what replaces it is listed next time
-                tries += 1
-                if tries == READ_TRIES:
-                    raise
-                time.sleep(0.05)
+                    self.segments.delete(name)
+                names.clear()
+
+        for name in self.segments.names(".parquet"):
+            table = self._read_segment(name)
+            if table.num_rows < SEGMENT_ROWS:
+                tables.add(table)
+                names.append(name)
+            if tables.n_rows >= SEGMENT_ROWS:
+                merge()
+        merge()
+
+    def _store(self, table: pa.Table, name: str) -> None:
+        if table.num_rows:
+            self.segments.write_table(f"{time.time_ns()}-{name}.parquet", table)
 
     def _read_segment(self, name: str) -> pa.Table:
         """Return a segment's rows; none of one that is broken, which is then set aside."""
         content = self.segments.read_bytes(name)
         try:
-            return _as_completions(decode_table(content))
+            return as_completions(decode_table(content))
         except ValueError as error:
             if self.segments.move(name, self.set_aside):  # or another reader has, and told it
                 LOG.warning(
@@ -263,27 +321,6 @@ class LedgerWriter:
         self._opened_at = time.monotonic()
 
 
-def _as_completions(table: pa.Table) -> pa.Table:
-    """Return a segment's table with the columns of today's schema, as far as it has them.
-
-    Raises:
-        ValueError: Neither this version nor an older or newer one wrote it.
-    """
-    schema = SCHEMAS[Completion]
-    missing = set(schema.names) - set(table.column_names)
-    # An older version knew fewer columns, a newer one knows more; one with both was written by none.
-    if missing & _REQUIRED or (missing and set(table.column_names) - set(schema.names)):
-        raise ValueError(f"it has the columns {', '.join(table.column_names)}, not those of a completion")
-    known = pa.schema([wanted for wanted in schema if wanted.name not in missing])
-    for wanted in known:
-        if table.schema.field(wanted.name).type != wanted.type:
-            raise ValueError(f"its column {wanted.name} is no {wanted.type}")
-    return table.select(known.names).cast(known)
-
-
-_REQUIRED = {f.name for f in fields(Completion) if f.default is MISSING and f.default_factory is MISSING}
-
-
 def _die(sent: InFlight) -> Completion:
     """Return what stands for a try whose actor did not live to end it."""
     error = "its actor died with this request in flight"
@@ -293,25 +330,3 @@ def _die(sent: InFlight) -> Completion:
 def _mend(text: str) -> str:
     """Return a text with U+FFFD for each half of a surrogate pair, which neither UTF-8 nor Arrow can hold."""
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-
-
-def _unique(completions: Iterable[Completion]) -> list[Completion]:
-    """Return each completion once, in the order in which they were asked."""
-    by_key = {
-        (c.request_id, c.attempt, 0.0 if c.outcome.is_answer else c.started_at): c
-        for c in sorted(completions, key=lambda c: (c.started_at, c.request_id), reverse=True)
-    }
-    return sorted(by_key.values(), key=lambda c: (c.started_at, c.request_id, c.attempt))
-
-
-def group_by_request(completions: Iterable[Completion]) -> dict[str, list[Completion]]:
-    """Return completions by request, each request's as `sort_history` has them."""
-    groups: dict[str, list[Completion]] = {}
-    for completion in completions:
-        groups.setdefault(completion.request_id, []).append(completion)
-    return {request_id: sort_history(group) for request_id, group in groups.items()}
-
-
-def sort_history(completions: Iterable[Completion]) -> list[Completion]:
-    """Return one request's completions, each once, in the order of attempts and tries."""
-    return sorted(_unique(completions), key=lambda c: (c.attempt, c.started_at))

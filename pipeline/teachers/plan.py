@@ -4,7 +4,7 @@ One pure function, folded over the ledger, decides the same for a plan, for a re
 run that was killed goes on exactly where an undisturbed one would have gone.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from pipeline.records import Completion, Outcome, Request
@@ -67,26 +67,3 @@ def locate(
         if not position.settled and completion.attempt == position.attempt:
             position = advance(position, judge(request, completion), limits, completion.finish_reason)
     return position
-
-
-def find_unsettled(
-    requests: Iterable[Request],
-    histories: Mapping[str, Sequence[Completion]],
-    judge: Judge,
-    limits: Limits,
-    replays: Mapping[str, int],
-) -> list[tuple[Request, Position]]:
-    """Return the requests that still need a teacher, and how far each has come.
-
-    Args:
-        requests: All that is wanted.
-        histories: Completions by request id, each in the order of attempts and time.
-        judge: What parsing makes of a completion.
-        limits: How often a request may be asked in one round.
-        replays: Rounds granted besides the first, by request id.
-    """
-    located = (
-        (r, locate(r, histories.get(r.request_id, ()), judge, limits, Position(replays=replays.get(r.request_id, 0))))
-        for r in requests
-    )
-    return [(request, position) for request, position in located if not position.settled]

@@ -14,21 +14,24 @@ import logging
 import time
 import uuid
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Generator, Mapping, Sequence
 from contextlib import closing, nullcontext
 from math import ceil
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from pydantic import Field
 
 from pipeline.config import Config
 from pipeline.errors import RaystillError, TeacherDiedError, TeacherError
 from pipeline.progress import DONE, TOKENS
-from pipeline.records import Completion, Outcome, Request, from_table, to_table
+from pipeline.records import SCHEMAS, Completion, Outcome, Request, from_table
+from pipeline.teachers.completions import group_by_request
 from pipeline.teachers.efficiency import Occupancy, Session, summarize
-from pipeline.teachers.ledger import Ledger, LedgerWriter, Snapshot, group_by_request, sort_history
-from pipeline.teachers.plan import DIED, Judge, Limits, Position, advance, find_unsettled, locate
+from pipeline.teachers.histories import Histories, find_unsettled, read_positions, sort_by_prefix
+from pipeline.teachers.ledger import Ledger, LedgerWriter, Snapshot
+from pipeline.teachers.plan import DIED, Judge, Limits, Position, advance, locate
 from pipeline.teachers.teacher import Teacher, TeacherConfig, make_failure
 
 UNITS_PER_ACTOR = 4
@@ -40,6 +43,8 @@ SPARE_DEATHS = 5
 Beyond that it is the engine, or its machine, and no request should be blamed."""
 REPORT_INTERVAL_S = 0.5
 """A report is a call of another actor: one for each completion cost more than all else that this actor does."""
+STOP_INTERVAL_S = 2.0
+"""Between two questions whether to stop, which are calls too."""
 _TOTALS = pa.schema([("name", pa.string()), ("value", pa.float64())])
 _MEMORY = "memory"
 """The one total of which the largest counts, rather than the sum."""
@@ -65,11 +70,13 @@ def teach(
     *,
     replays: Mapping[str, int] | None = None,
     report: Callable[[Mapping[str, int]], None] = lambda counts: None,
+    find_stop: Callable[[], str] = lambda: "",
 ) -> Session:
     """Ask a teacher for all that the ledger lacks; return what that came to.
 
     Args:
-        requests: All requests of an arm, answered ones included: they are left out here, once.
+        requests: All requests of an arm, answered ones included: they are left out here, once. From a file that every
+            node can read, they stay in it; a list travels to each actor.
         ledger: Where completions are read from and written to.
         teacher: What an actor takes of the cluster, and how many requests it keeps open.
         make_teacher: Builds the teacher inside an actor.
@@ -78,39 +85,39 @@ def teach(
         config: Size of the pool.
         replays: Rounds granted besides the first, by request id.
         report: Picklable; called with counts as completions come, and with `done` for each settled request.
+        find_stop: Picklable; asked every few seconds why to stop. With a reason, what is in flight is waited for, and
+            nothing else is asked.
 
     Raises:
-        TeacherError: No request can succeed, engines die without an answer in between, or some requests are still
-            without an end after all was asked, which means that rows got lost.
+        TeacherError: There was a reason to stop, no request can succeed, engines die without an answer in between, or
+            some requests are still without an end after all was asked, which means that rows got lost.
     """
     import ray.data
 
-    started_at = time.time()
-    max_unit_rows = MAX_UNIT_ROWS
+    replays, max_unit_rows = replays or {}, MAX_UNIT_ROWS
     if teacher.is_deferred:
         config, max_unit_rows = PoolConfig(actors=1), MAX_DEFERRED_UNIT_ROWS
-    wanted, replays = {request.request_id for request in requests}, replays or {}
     ledger.recover()
-    completions, snapshot = ledger.read(wanted=wanted)
-    unsettled = find_unsettled(requests, group_by_request(completions), judge, limits, replays)
+    histories = Histories(requests, ledger)
+    unsettled, snapshot = find_unsettled(requests, histories, judge, limits, replays), histories.snapshot
+    del histories
     if not unsettled:
         return summarize({}, requests=0, span_s=0.0, actors=config.actors, devices_per_actor=teacher.devices)
-    # Neighbours share the longest prefixes, so that the prompts of one actor find each other's in the prefix cache.
-    unsettled.sort(key=lambda pair: [(message.role, message.content) for message in pair[0].messages])
     logging.getLogger("ray.data").setLevel(logging.ERROR)  # set up on import; its lines would bury ours
     context = ray.data.DataContext.get_current()
     context.execution_options.verbose_progress = False
     context.enable_progress_bars = False
     context.execution_no_progress_timeout_s = -1  # a slow teacher is no stuck one; each request has its own timeout
     unit_rows = min(max_unit_rows, ceil(len(unsettled) / (UNITS_PER_ACTOR * config.actors)))
-    table = _with_positions(unsettled)
+    table = sort_by_prefix(unsettled)
     units = [table.slice(start, unit_rows) for start in range(0, table.num_rows, unit_rows)]
-    session = uuid.uuid4().hex
+    session, started_at = uuid.uuid4().hex, time.time()
     counts = ray.data.from_arrow(units).map_batches(
         TeacherActor,
         batch_size=None,
         batch_format="pyarrow",
         fn_constructor_kwargs={
+            "requests": requests,
             "config": teacher,
             "make_teacher": make_teacher,
             "judge": judge,
@@ -120,6 +127,7 @@ def teach(
             "session": session,
             "started_at": started_at,
             "report": report,
+            "find_stop": find_stop,
         },
         num_cpus=teacher.cpus,
         num_gpus=teacher.gpus,
@@ -145,11 +153,11 @@ def teach(
     span_s = time.time() - started_at
     ledger.recover(session)
     ledger.compact()
-    completions, _ = ledger.read(wanted=wanted)
-    if lost := find_unsettled(requests, group_by_request(completions), judge, limits, replays):
+    if lost := find_unsettled(requests, Histories(requests, ledger), judge, limits, replays):
+        request, _ = next(iter(lost))
         raise TeacherError(
             f"{len(lost)} of {len(unsettled)} requests have no end in {ledger.folder}, the first is "
-            f"{lost[0][0].request_id}; run the same command again, answered ones are kept"
+            f"{request.request_id}; run the same command again, answered ones are kept"
         )
     return summarize(
         totals,
@@ -179,6 +187,7 @@ class TeacherActor:
 
     def __init__(
         self,
+        requests: Sequence[Request],
         config: TeacherConfig,
         make_teacher: Callable[[], Teacher],
         judge: Judge,
@@ -188,14 +197,16 @@ class TeacherActor:
         session: str,
         started_at: float,
         report: Callable[[Mapping[str, int]], None],
+        find_stop: Callable[[], str] = lambda: "",
     ) -> None:
+        self._requests = requests
         self._make_teacher = make_teacher
         self._is_deferred = config.is_deferred
         self._judge = judge
         self._limits = limits
         self._ledger = ledger
         self._seen = snapshot
-        self._younger: dict[str, list[Completion]] = {}
+        self._younger = SCHEMAS[Completion].empty_table()
         self._report = report
         self._totals: Counter[str] = Counter()
         self._told: Counter[str] = Counter()
@@ -203,6 +214,9 @@ class TeacherActor:
         self._writer = LedgerWriter(ledger, session)
         self._unreported: Counter[str] = Counter()
         self._reported_at = time.monotonic()
+        self._find_stop = find_stop
+        self._stop_check: asyncio.Task[None] | None = None
+        self._next_stop_check = 0.0
         self._failure = ""
         try:
             self._teacher = make_teacher()
@@ -232,12 +246,15 @@ class TeacherActor:
     async def _settle_all(self, unit: pa.Table) -> None:
         # Another job, or an actor that died, may have answered part of this plan: of this unit or of one to come.
         self._ledger.recover(self._session)
-        younger, self._seen = self._ledger.read(self._seen)
-        for completion in younger:
-            self._younger.setdefault(completion.request_id, []).append(completion)
+        younger, self._seen = self._ledger.read_tables(self._seen, lambda table: table)
+        self._younger = pa.concat_tables([self._younger, *younger])
+        planned = read_positions(self._requests, unit)
+        ids = pa.array([request.request_id for request, _ in planned])
+        answered = self._younger.filter(pc.is_in(self._younger["request_id"], ids))
+        histories = group_by_request(from_table(Completion, answered))
         async with asyncio.TaskGroup() as group:
-            for request, position in _read_positions(unit):
-                history = sort_history(self._younger.get(request.request_id, ()))
+            for request, position in planned:
+                history = histories.get(request.request_id, ())
                 position = locate(request, history, self._judge, self._limits, position)
                 group.create_task(self._settle(request, position))
         self._writer.roll()
@@ -249,6 +266,8 @@ class TeacherActor:
             is_suspect = is_last_try and not self._is_deferred
             async with self._alone if is_suspect else nullcontext(), self._open_requests:
                 await self._teacher_lives.wait()
+                if self._failure:  # the run has ended; what waited is not paid for any more
+                    return
                 with self._occupancy.request():
                     completion, death = await self._ask(request, position.attempt)
                 completion = self._writer.write(completion)
@@ -305,6 +324,13 @@ class TeacherActor:
         )
         if time.monotonic() - self._reported_at >= REPORT_INTERVAL_S:
             self._send_report()
+        if self._stop_check is None or (self._stop_check.done() and time.monotonic() >= self._next_stop_check):
+            self._next_stop_check = time.monotonic() + STOP_INTERVAL_S
+            self._stop_check = asyncio.create_task(self._check_stop())
+
+    async def _check_stop(self) -> None:
+        reason = await asyncio.to_thread(self._find_stop)
+        self._failure = self._failure or reason
 
     def _send_report(self) -> None:
         self._report(dict(self._unreported))
@@ -325,19 +351,3 @@ def _to_totals(values: Mapping[str, float]) -> pa.Table:
 def _find_first(group: BaseExceptionGroup[Any]) -> BaseException:
     inner = group.exceptions[0]
     return _find_first(inner) if isinstance(inner, BaseExceptionGroup) else inner
-
-
-def _with_positions(requests: Sequence[tuple[Request, Position]]) -> pa.Table:
-    table = to_table(Request, [request for request, _ in requests])
-    for name in _POSITION:
-        table = table.append_column(name, pa.array([getattr(position, name) for _, position in requests], pa.int64()))
-    return table
-
-
-def _read_positions(table: pa.Table) -> Iterator[tuple[Request, Position]]:
-    columns = [table.column(name).to_pylist() for name in _POSITION]
-    positions = (Position(*values) for values in zip(*columns, strict=True))
-    yield from zip(from_table(Request, table.drop_columns(list(_POSITION))), positions, strict=True)
-
-
-_POSITION = ("attempt", "first", "tries", "deaths", "replays")

@@ -10,16 +10,22 @@ import psutil
 import pytest
 import ray
 
+from pipeline.cluster import Report
 from pipeline.errors import TeacherError
+from pipeline.progress import Tally
 from pipeline.prompts.requests import make_request
-from pipeline.records import Outcome, Seed
+from pipeline.quality.watch import WatchConfig
+from pipeline.records import Outcome, Request, Seed
 from pipeline.stages.generate import judge_completion
+from pipeline.stages.watch import read_looks, watching
 from pipeline.storage import Folder
+from pipeline.stored import StoredRecords, write_records
 from pipeline.tasks.ambiguity import PairedConfig
+from pipeline.teachers.histories import Histories, find_unsettled
 from pipeline.teachers.kinds import make_teacher
-from pipeline.teachers.ledger import Ledger, group_by_request
+from pipeline.teachers.ledger import Ledger
 from pipeline.teachers.offline import OfflineConfig, OfflineTeacher
-from pipeline.teachers.plan import DIED, Limits, find_unsettled
+from pipeline.teachers.plan import DIED, Limits
 from pipeline.teachers.pool import PoolConfig, teach
 from pipeline.teachers.teacher import PriceConfig, SamplingConfig
 from tests.composing import compose_task
@@ -49,7 +55,7 @@ def make_requests(n):
     return requests
 
 
-def teach_offline(requests, ledger, actors=1, timeout_s=30.0, make=None, **changes):
+def teach_offline(requests, ledger, actors=1, timeout_s=30.0, make=None, find_stop=lambda: "", **changes):
     values = {
         "kind": "offline", "label": "offline", "sampling": SamplingConfig(temperature=0, top_p=1), "max_in_flight": 8,
         "timeout_s": timeout_s, "max_tries": LIMITS.max_tries, "latency_s": 0.0, "faults": {}, "cpus": 1, "gpus": 0,
@@ -57,7 +63,7 @@ def teach_offline(requests, ledger, actors=1, timeout_s=30.0, make=None, **chang
     } | changes  # fmt: skip
     config = OfflineConfig(**values)
     make = partial(make, config) if make else partial(make_teacher, config, TASK.reply_offline, actors, ledger)
-    return teach(requests, ledger, config, make, JUDGE, LIMITS, PoolConfig(actors=actors))
+    return teach(requests, ledger, config, make, JUDGE, LIMITS, PoolConfig(actors=actors), find_stop=find_stop)
 
 
 def test_every_request_ends_whatever_the_teacher_does(ray_cluster, tmp_path):
@@ -71,9 +77,8 @@ def test_every_request_ends_whatever_the_teacher_does(ray_cluster, tmp_path):
         Outcome.ERROR: 0.1,
     }
     counts = teach_offline(requests, ledger, actors=2, faults=faults).outcomes
-    completions, _ = ledger.read()
-    histories = group_by_request(completions)
-    assert find_unsettled(requests, histories, JUDGE, LIMITS, {}) == []
+    histories = Histories(requests, ledger)
+    assert len(find_unsettled(requests, histories, JUDGE, LIMITS, {})) == 0
     judged = Counter(JUDGE(r, c).value for r in requests for c in histories[r.request_id])
     assert counts == dict(judged)
     assert set(counts) == {"ok", *faults}
@@ -158,3 +163,27 @@ def test_what_a_teacher_can_not_get_past_ends_the_job_with_its_own_words(ray_clu
 
     with pytest.raises(TeacherError, match=r"^no such model; name another\nanswered requests are kept$"):
         teach_offline(make_requests(3), Ledger.of(Folder.at(tmp_path), "offline"), make=refuse)
+
+
+def test_a_teacher_whose_answers_are_no_good_is_stopped_and_goes_on_where_it_was(ray_cluster, tmp_path):
+    root = Folder.at(tmp_path)
+    ledger = Ledger.of(root, "offline")
+    write_records(Request, make_requests(1200), root, "requests.parquet")
+    requests = StoredRecords(Request, root, "requests.parquet")
+    report = Report(ray.remote(num_cpus=0)(Tally).remote())
+    rules = WatchConfig(interval_s=0.2, sample=100, max_reject_rate=0.5, min_distinct=None)
+
+    def teach_watched():
+        with watching("main", requests, ledger, JUDGE, rules, root / "looks", report.stop):
+            teach_offline(requests, ledger, find_stop=report.find_stop, latency_s=0.1, faults={Outcome.REFUSED: 0.9})
+
+    with pytest.raises(TeacherError, match=r"(?s)refused.*max_reject_rate=0.5.*answered requests are kept"):
+        teach_watched()
+    kept = ledger.read()[0]
+    assert 100 <= len(kept) < 1200
+    assert read_looks(root / "looks")[-1].low > 0.5
+    session = teach_offline(requests, ledger)
+    assert session.requests == 1200 - len(kept)
+    answers = ledger.read()[0]
+    assert sorted(c.request_id for c in answers) == sorted(r.request_id for r in requests)
+    assert all(completion in answers for completion in kept)

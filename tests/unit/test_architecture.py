@@ -12,7 +12,22 @@ import pytest
 ROOT = Path(__file__).parents[2]
 LAYERS = {
     **dict.fromkeys(
-        ("errors", "config", "records", "identity", "storage", "steps", "tracking", "progress", "weights", "encoder"), 0
+        (
+            *(
+                "errors",
+                "config",
+                "columns",
+                "records",
+                "stored",
+                "identity",
+                "storage",
+                "steps",
+                "tracking",
+                "progress",
+            ),
+            *("weights", "encoder"),
+        ),
+        0,
     ),
     **dict.fromkeys(("sources", "retrieval", "prompts", "teachers", "quality", "students", "evaluation", "report"), 1),
     "tasks": 2,

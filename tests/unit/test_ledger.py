@@ -18,7 +18,8 @@ from pipeline.errors import StorageError
 from pipeline.records import Completion, Outcome, to_table
 from pipeline.storage import Folder
 from pipeline.teachers import ledger as ledger_module
-from pipeline.teachers.ledger import Ledger, LedgerWriter, group_by_request
+from pipeline.teachers.completions import group_by_request
+from pipeline.teachers.ledger import Ledger, LedgerWriter
 from pipeline.teachers.logs import try_lock
 from pipeline.teachers.plan import DIED
 

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.records import Completion, Outcome, Request, Seed
-from pipeline.teachers.plan import DIED, Limits, Position, advance, find_unsettled, locate
+from pipeline.teachers.plan import DIED, Limits, Position, advance, locate
 
 LIMITS = Limits(max_attempts=3, max_tries=2)
 REQUEST = Request("r", Seed("s", "t", "g"), (), (), "{}", 10, 0.0, 1.0, 7)
@@ -106,8 +106,7 @@ def test_a_replay_is_another_round_with_new_attempts_and_one_is_enough_if_it_suc
 
 def test_a_replay_adds_nothing_to_what_was_accepted():
     assert locate(REQUEST, [complete(1, OK)], judge, LIMITS, Position(replays=2)).settled
-    planned = find_unsettled([REQUEST], {"r": follow([REFUSED])}, judge, LIMITS, {"r": 1, "another": 1})
-    assert planned == [(REQUEST, Position(attempt=2, first=2))]
+    assert locate(REQUEST, follow([REFUSED]), judge, LIMITS, Position(replays=1)) == Position(attempt=2, first=2)
 
 
 def test_deaths_are_tries_that_are_known_as_such():
@@ -147,15 +146,3 @@ def test_every_request_comes_to_an_end_within_its_limits(outcomes, limits):
     assert locate(REQUEST, history, judge, limits).settled
     answers = [c for c in history if c.outcome.is_answer]
     assert len({c.attempt for c in answers}) == len(answers), "an answered attempt is never asked again"
-
-
-def test_only_what_is_not_settled_is_planned_with_its_position():
-    requests = [Request(name, REQUEST.seed, (), (), "{}", 10, 0.0, 1.0, 7) for name in ("done", "new", "half", "lost")]
-    histories = {
-        "done": [complete(1, OK)],
-        "half": [complete(1, INVALID), complete(2, TIMEOUT)],
-        "lost": [complete(1, ERROR), complete(1, ERROR)],
-        "foreign": [complete(1, INVALID)],
-    }
-    planned = find_unsettled(requests, histories, judge, LIMITS, {})
-    assert planned == [(requests[1], Position()), (requests[2], Position(attempt=2, tries=1))]

@@ -11,10 +11,12 @@ import pytest
 from pipeline.errors import TeacherDiedError, TeacherError
 from pipeline.records import Completion, Outcome, Request, Seed
 from pipeline.storage import Folder
+from pipeline.teachers import pool
+from pipeline.teachers.histories import read_positions, write_positions
 from pipeline.teachers.ledger import Ledger
 from pipeline.teachers.logs import read_log
 from pipeline.teachers.plan import DIED, Limits, Position
-from pipeline.teachers.pool import SPARE_DEATHS, TeacherActor, _with_positions
+from pipeline.teachers.pool import SPARE_DEATHS, TeacherActor
 from pipeline.teachers.teacher import PriceConfig, SamplingConfig, TeacherConfig
 
 LIMITS = Limits(max_attempts=3, max_tries=2)
@@ -77,6 +79,7 @@ def start(
     report=lambda counts: None,
     make=None,
     model=TeacherConfig,
+    find_stop=lambda: "",
 ) -> TeacherActor:
     """Return an actor that takes the teachers given, each when the one before has died."""
     config = model(
@@ -87,7 +90,17 @@ def start(
     seen = ledger.read()[1] if snapshot is None else snapshot
     left = iter(teachers)
     return TeacherActor(
-        config, make or (lambda: next(left)), judge, limits, ledger, seen, "session", time.time(), report
+        REQUESTS,
+        config,
+        make or (lambda: next(left)),
+        judge,
+        limits,
+        ledger,
+        seen,
+        "session",
+        time.time(),
+        report,
+        find_stop,
     )
 
 
@@ -100,7 +113,9 @@ def count(actor, *units) -> dict[str, float]:
     """Return all that an actor counted, as the driver adds it up."""
 
     async def take(unit) -> Counter[str]:
-        (table,) = [table async for table in actor(_with_positions([(request, Position()) for request in unit]))]
+        (table,) = [
+            table async for table in actor(write_positions([REQUESTS.index(r) for r in unit], [Position()] * len(unit)))
+        ]
         return Counter(dict(zip(table["name"].to_pylist(), table["value"].to_pylist(), strict=True)))
 
     async def take_all():
@@ -233,7 +248,7 @@ def test_what_is_in_flight_is_noted_unless_it_waits_elsewhere(ledger, model, n_n
     """Where the actor dies, what was noted counts as a try."""
 
     async def look():
-        unit = _with_positions([(request, Position()) for request in REQUESTS])
+        unit = write_positions(range(len(REQUESTS)), [Position()] * len(REQUESTS))
         asking = asyncio.ensure_future(anext(start(ledger, Scripted(seconds=60), model=model)(unit)))
         await asyncio.sleep(0.05)
         (log,) = ledger.open_logs.glob("*.log")
@@ -250,6 +265,17 @@ def test_requests_that_wait_elsewhere_are_never_asked_one_by_one(ledger):
     ledger.store(died, "by-another-kind-of-teacher")
     settle(start(ledger, teacher, max_in_flight=12, model=DeferredConfig, snapshot={}), REQUESTS)
     assert teacher.most_open == 12
+
+
+def test_with_a_reason_to_stop_what_is_in_flight_is_kept_and_nothing_else_is_asked(ledger):
+    teacher = Scripted(seconds=0.05)
+    reasons = iter(["", "too many rejects"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pool, "STOP_INTERVAL_S", 0.0)
+        actor = start(ledger, teacher, max_in_flight=2, find_stop=lambda: next(reasons, "too late"))
+        assert count(actor, REQUESTS[:6], REQUESTS[6:]) == {"failure/too many rejects": 2}
+    assert 2 <= len(teacher.asked) <= 8
+    assert sorted(c.request_id for c in ledger.read()[0]) == sorted(request_id for request_id, _ in teacher.asked)
 
 
 def test_what_is_counted_adds_up_over_units(ledger):
@@ -289,9 +315,10 @@ def test_a_unit_without_open_requests_asks_nothing(ledger):
     assert teacher.asked == []
 
 
-def test_positions_travel_with_their_requests():
-    table = _with_positions([(REQUESTS[0], Position(2, tries=1)), (REQUESTS[1], Position())])
-    assert table.num_rows == 2
-    assert table["attempt"].to_pylist() == [2, 1]
-    assert table["tries"].to_pylist() == [1, 0]
-    assert table.schema.field("attempt").type == pa.int64()
+def test_positions_travel_with_the_rows_of_their_requests():
+    table = write_positions([7, 1], [Position(2, tries=1), Position(3, 2, deaths=1, replays=4)])
+    assert set(table.schema.types) == {pa.int32()}
+    assert read_positions(REQUESTS, table) == [
+        (REQUESTS[7], Position(2, tries=1)),
+        (REQUESTS[1], Position(3, 2, deaths=1, replays=4)),
+    ]

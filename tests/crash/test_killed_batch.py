@@ -136,7 +136,7 @@ def test_a_machine_that_goes_down(request, batching):
     batching.check_ids()
 
 
-@pytest.mark.parametrize("batching", STAGES, indirect=True)
+@pytest.mark.parametrize("batching", ["uploaded", "download"], indirect=True)
 def test_a_killed_actor(request, batching):
     batching.start()
     batching.kill_actor(request.node.callspec.params["batching"])
@@ -144,7 +144,7 @@ def test_a_killed_actor(request, batching):
     batching.check_ids()
 
 
-@pytest.mark.parametrize("batching", ["created", "poll"], indirect=True)
+@pytest.mark.parametrize("batching", ["created"], indirect=True)
 def test_a_killed_driver_whose_actor_still_lives(request, batching):
     batching.start()
     batching.kill_driver(request.node.callspec.params["batching"])

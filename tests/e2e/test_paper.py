@@ -16,7 +16,7 @@ def test_paper_experiment_runs_in_full_with_tiny_students(tmp_path, data_root):
         "experiment=ambiguity_paper",
         *left_out,
         *(f"students.{kind}.{change}" for kind in ("distilbert", "roberta") for change in (
-            f"model={tmp_path}/{kind}", "epochs=2", "seeds=[42,43]",
+            f"model={tmp_path}/{kind}", "epochs=1", "seeds=[42,43]",
         )),
         f"evaluation.prototype.encoder.model={tmp_path}/distilbert",
         f"evaluation.frozen.encoder.model={tmp_path}/distilbert",

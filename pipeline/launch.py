@@ -44,7 +44,7 @@ from pipeline.stages.project import PLAN, PLAN_PAGE
 from pipeline.stages.quality import PAGE
 from pipeline.stages.trials import read_trials
 from pipeline.stages.tune import SEARCH, SearchExperimentConfig, write_tuned
-from pipeline.stages.verdicts import JudgeConfig, judge_items
+from pipeline.stages.verdicts import VerdictsConfig, judge_items
 from pipeline.storage import Folder
 from pipeline.tasks import make_task
 
@@ -155,7 +155,7 @@ def read_composed_index(composed: DictConfig) -> IndexRunConfig:
     return validate(IndexRunConfig, {**values, "name": values["name"] or f"{choices['corpus']}_{choices['retriever']}"})
 
 
-def read_composed_annotation(composed: DictConfig) -> ExportConfig | JudgeConfig | ImportConfig:
+def read_composed_annotation(composed: DictConfig) -> ExportConfig | VerdictsConfig | ImportConfig:
     """Return what Hydra composed for this job of annotation.
 
     Raises:
@@ -164,7 +164,7 @@ def read_composed_annotation(composed: DictConfig) -> ExportConfig | JudgeConfig
     values = _to_values(composed)
     if values["annotate"] == "export":
         return validate(ExportConfig, values)
-    return validate(JudgeConfig, values) if values["annotate"] == "judge" else validate(ImportConfig, values)
+    return validate(VerdictsConfig, values) if values["annotate"] == "judge" else validate(ImportConfig, values)
 
 
 def _read_choices() -> dict[str, str]:
@@ -253,12 +253,12 @@ def _diagnose(experiment: DoctorConfig) -> None:
         sys.exit(1)
 
 
-def _annotate(config: ExportConfig | JudgeConfig | ImportConfig) -> None:
+def _annotate(config: ExportConfig | VerdictsConfig | ImportConfig) -> None:
     if isinstance(config, ExportConfig):
         output = export_sheets(config)
         print(f"sheets for annotators: {output / SHEETS}")
         print(f"key, to be kept from them: {output}/{KEY}")
-    elif isinstance(config, JudgeConfig):
+    elif isinstance(config, VerdictsConfig):
         print(f"labels of the judge: {judge_items(config)}")
         output = Folder.at(config.output)
     else:

@@ -31,7 +31,7 @@ from pipeline.teachers.kinds import AnyTeacherConfig, pin_teacher
 LOG = logging.getLogger(__name__)
 
 
-class JudgeConfig(Config):
+class VerdictsConfig(Config):
     """Which sheet an LLM labels."""
 
     annotate: Literal["judge"]
@@ -69,7 +69,7 @@ class _Judging:
         raise NotImplementedError
 
 
-def judge_items(config: JudgeConfig) -> str:
+def judge_items(config: VerdictsConfig) -> str:
     """Ask an LLM about every item of a sheet; return where the file of its labels lies.
 
     Raises:

@@ -40,16 +40,6 @@ class FusionConfig(Config):
         return weights
 
 
-def fuse_runs(runs: Mapping[str, Run], config: FusionConfig) -> dict[str, dict[str, float]]:
-    """Return one run from several, with every query that any of them has.
-
-    Raises:
-        ValueError: A run has no weight, or a weight no run.
-    """
-    queries = dict.fromkeys(query for run in runs.values() for query in run)
-    return {query: fuse({name: run.get(query, {}) for name, run in runs.items()}, config) for query in queries}
-
-
 def fuse(found: Mapping[str, Scores], config: FusionConfig) -> dict[str, float]:
     """Return the documents that several retrievers found for one query, best first, equal ones by id.
 

@@ -290,26 +290,6 @@ class Reranker:
         encoded = self.model.encode(list(texts), batch_size=batch_size, show_progress_bar=False)
         return np.asarray(encoded, dtype=np.float32)
 
-    def score(self, queries: Sequence[str], passages: Sequence[str], batch_size: int) -> npt.NDArray[np.float32]:
-        """Return the dot product of each query and the passage beside it; shape (pairs,).
-
-        A text that stands in many pairs is encoded once.
-
-        Raises:
-            ValueError: There are more of one than of the other.
-        """
-        if len(queries) != len(passages):
-            raise ValueError(f"queries and passages go in pairs, given {len(queries)} and {len(passages)}")
-        if not queries:
-            return np.empty(0, dtype=np.float32)
-        texts = list(dict.fromkeys([*queries, *passages]))
-        places = {text: place for place, text in enumerate(texts)}
-        vectors = self.encode(texts, batch_size)
-        pairs = ([places[text] for text in side] for side in (queries, passages))
-        of_queries, of_passages = (vectors[side] for side in pairs)
-        scores: npt.NDArray[np.float32] = np.einsum("nd,nd->n", of_queries, of_passages)
-        return scores
-
 
 def build_reranker(config: RerankerConfig, use_gpu: bool) -> Reranker:
     """Return a student's encoder as it was published, under the pooling and length that training would have."""

@@ -331,16 +331,6 @@ def test_vectors_are_the_means_of_all_tokens_cut_to_the_given_length(fitted):
     assert vectors[0] == pytest.approx(encode(folder, ["b"])[0], abs=1e-5)
 
 
-def test_a_score_is_the_dot_product_of_two_vectors(fitted):
-    reranker = load_reranker(fitted[0], use_gpu=False)
-    queries, passages = ["a b", "a b", "c d"], ["s is t", "u is v", "s is t"]
-    expected = (reranker.encode(queries, 2) * reranker.encode(passages, 2)).sum(axis=1)
-    assert reranker.score(queries, passages, 4) == pytest.approx(expected, abs=1e-5)
-    assert reranker.score([], [], 4).shape == (0,)
-    with pytest.raises(ValueError, match="given 3 and 2"):
-        reranker.score(queries, passages[:2], 4)
-
-
 def test_one_seed_is_one_model_and_another_is_another(tiny, short, tmp_path):
     for name, seed in (("again", 1), ("other", 2)):
         fit(tiny, tmp_path / name, seed=seed, epochs=1)

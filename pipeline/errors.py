@@ -34,6 +34,10 @@ class TeacherError(RaystillError, RuntimeError):
     """A teacher could not answer requests at all."""
 
 
+class RepetitionError(TeacherError):
+    """A teacher was stopped because its answers are too much like each other; other topics may help."""
+
+
 class TeacherDiedError(TeacherError):
     """The engine behind a teacher is gone or makes no step any more; a new one has to take its place."""
 

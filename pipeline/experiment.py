@@ -22,7 +22,7 @@ from pipeline.quality.intrinsic import QualityConfig
 from pipeline.quality.watch import WatchConfig
 from pipeline.records import Outcome
 from pipeline.sources.corpus_kinds import AnyCorpusConfig
-from pipeline.sources.data import AnyDataConfig, JoinConfig, MixConfig, SeedData, ThreadsConfig
+from pipeline.sources.data import AnyDataConfig, JoinConfig, MixConfig, SeedData, ThreadsConfig, TopicsConfig
 from pipeline.stages.index import AnyRetrieverConfig
 from pipeline.students.config import AnyStudentConfig, ClassifierConfig, FineTunedConfig
 from pipeline.students.dynamics import check_cartographer
@@ -193,6 +193,13 @@ class ExperimentConfig(Config):
             self.order_arms()
         except CycleError as error:
             raise ValueError(f"arms: {' <- '.join(error.args[1])} take rows from each other in a circle") from None
+        if self.watch.resample_topics and not any(
+            isinstance(arm.data, TopicsConfig) and arm.data.limit is not None for arm in self.arms.values()
+        ):
+            raise ValueError(
+                "watch.resample_topics: no arm leaves topics of its file to draw from; give an arm data=topics and "
+                "data.limit"
+            )
         pairs = ["/".join(pair) for pair in self.pairs()]
         if unknown := [pair for pair in self.export or () if pair not in pairs]:
             raise ValueError(f"export: {', '.join(unknown)} is not trained; trained are {', '.join(pairs)}")

@@ -43,7 +43,7 @@ EXCLUDED: dict[str, str] = {
     "ExperimentConfig.tracking": "where runs are recorded",
     "GenerateExperimentConfig.plan": "how much is asked; each answer stands by itself",
     "GenerateExperimentConfig.probe_rows": "how many are asked first; the probe's step holds it",
-    "ExperimentConfig.watch": "when to give up; answers stay what they are",
+    "ExperimentConfig.watch": "when to give up; topics that it draws make requests of their own",
     "HubConfig.revision": "the commit that it stands for is held instead",
     "OpenAIBatchConfig.batch": "when answers come and what they cost; the same model gives them",
     "OpenAIConfig.adaptive": "how many requests are open at once; each answer stands by itself",

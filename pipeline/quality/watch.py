@@ -1,7 +1,7 @@
 """Answers judged while more of them come: how many are rejected and how varied they are, and when that is too bad.
 
-Each look is at a sample of what came since the one before. What is varied is compared with the first look, over as
-many answers: prompts and formats have their own share of repeated words, which only a change tells from the teacher's.
+Each look is at a sample of what came since the one before. How varied they are is compared with the first answers, over
+as many: prompts and formats have their own share of repeated words, which only a change tells from the teacher's.
 """
 
 from collections import Counter
@@ -31,16 +31,20 @@ class WatchConfig(Config):
     """Largest share of completions that are not accepted, timeouts and errors included. It stops the teacher where the
     whole 95 % interval lies above. Null: none."""
     min_distinct: float | None = Field(gt=0, le=1)
-    """Smallest distinct-2 of the accepted answers, as a share of the first look's. Null: none."""
+    """Smallest distinct-2 of the accepted answers, as a share of the first ones'. It stops the teacher. Null: none."""
+    resample_topics: bool
+    """Whether it then goes on with others of the file's topics in place of those not asked yet, while there are any."""
 
     @model_validator(mode="after")
     def _check_rules(self) -> "WatchConfig":
         if self.interval_s is None and (self.max_reject_rate is not None or self.min_distinct is not None):
             raise ValueError("a rule needs looks to go by; give an interval_s, or leave out the rules")
+        if self.resample_topics and self.min_distinct is None:
+            raise ValueError("topics are resampled where answers get too alike; say how alike with min_distinct")
         return self
 
 
-NO_WATCH = WatchConfig(interval_s=None, sample=20, max_reject_rate=None, min_distinct=None)
+NO_WATCH = WatchConfig(interval_s=None, sample=20, max_reject_rate=None, min_distinct=None, resample_topics=False)
 """Nothing is looked at."""
 
 
@@ -61,9 +65,19 @@ class Look:
     distinct_2: float | None
     """Of the accepted answers; None where they have no two words, which no accepted one may have."""
     relative_distinct_2: float | None
-    """Over that of the first look's, as many of both."""
+    """Over that of the first ones, as many of both."""
     outcomes: str
     """Those of the rejected, the most frequent first."""
+
+
+@dataclass(frozen=True)
+class Breach:
+    """A rule that a look breaks."""
+
+    reason: str
+    """With the numbers and, for rejects, some of them."""
+    is_repetition: bool
+    """Whether it is that answers are too much alike."""
 
 
 LOOKS = pa.schema(
@@ -83,7 +97,7 @@ def look(
 
     Args:
         answers: What parsing made of each, and its text.
-        first: The texts of the first look's accepted ones; empty where this is the first.
+        first: The texts of the accepted ones among the first; empty where these are the first.
         at: Unix time in seconds.
         done: Completions that have come so far.
 
@@ -112,25 +126,27 @@ def look(
     return found, accepted
 
 
-def find_breach(found: Look, config: WatchConfig, answers: Sequence[tuple[Outcome, str]]) -> str:
-    """Return which rule a look breaks, with the numbers and, for rejects, some of them; empty: none."""
+def find_breach(found: Look, config: WatchConfig, answers: Sequence[tuple[Outcome, str]]) -> Breach | None:
+    """Return the first rule that a look breaks, if any."""
     if config.max_reject_rate is not None and found.low > config.max_reject_rate:
         rejects = [(outcome.value, text) for outcome, text in answers if outcome is not Outcome.OK]
         cited = [f"\n  {outcome}: {text[:CITED_CHARACTERS]!r}" for outcome, text in rejects[:N_CITED]]
-        return (
+        return Breach(
             f"{found.reject_rate:.1%} of the newest {found.judged:,} completions are rejected (95 % interval from "
             f"{found.low:.1%} to {found.high:.1%}; {found.outcomes}), more than watch.max_reject_rate="
             f"{config.max_reject_rate:g}; mend the prompt, the schema or the teacher, or allow more. Some of them:"
-            + "".join(cited)
+            + "".join(cited),
+            is_repetition=False,
         )
     relative = found.relative_distinct_2
     if config.min_distinct is not None and relative is not None and relative < config.min_distinct:
-        return (
+        return Breach(
             f"distinct-2 of the newest {found.judged - found.rejected:,} accepted answers is {found.distinct_2:.3f}, "
             f"{relative:.1%} of the first ones' and below watch.min_distinct={config.min_distinct:g}; give other "
-            "topics or a higher temperature, or allow less"
+            "topics or a higher temperature, or allow less",
+            is_repetition=True,
         )
-    return ""
+    return None
 
 
 def describe_look(found: Look) -> str:
@@ -143,7 +159,7 @@ def describe_look(found: Look) -> str:
     if found.distinct_2 is not None:
         line += f", distinct-2 {found.distinct_2:.3f}"
     if found.relative_distinct_2 is not None:
-        line += f", {found.relative_distinct_2:.0%} of the first look's"
+        line += f", {found.relative_distinct_2:.0%} of the first ones'"
     return line
 
 

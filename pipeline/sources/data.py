@@ -174,13 +174,25 @@ def read_seeds(config: TopicsConfig | SeedsConfig, data_root: str | None) -> lis
         SourceError: A file is missing, empty or broken, or no seed is left.
         ConfigError: The tokenizer that seeds are cut by is missing.
     """
-    root = config.root or data_root
     if isinstance(config, TopicsConfig):
-        path = config.path if root is None else locate(root, config.path)
-        return read_topics(path, config.column, config.limit)
-    rows = read_labelled(config, root)
+        return _read_all_topics(config, data_root)[: config.limit]
+    rows = read_labelled(config, config.root or data_root)
     seeds = [Seed(seed_id=row.row_id, text=row.text, group=row.group, label=row.label) for row in rows]
     return _cut_seeds(seeds, config.cutting)
+
+
+def read_spare_topics(config: TopicsConfig, data_root: str | None) -> list[Seed]:
+    """Return the topics of the file that its limit leaves out; `data_root` is the experiment's.
+
+    Raises:
+        SourceError: The file is missing, empty or broken.
+    """
+    return _read_all_topics(config, data_root)[config.limit :] if config.limit is not None else []
+
+
+def _read_all_topics(config: TopicsConfig, data_root: str | None) -> list[Seed]:
+    root = config.root or data_root
+    return read_topics(config.path if root is None else locate(root, config.path), config.column)
 
 
 def read_examples(config: LabelledConfig | AmbigNQTrainConfig, data_root: str | None) -> list[Example]:

@@ -6,17 +6,15 @@ from pipeline.records import Seed
 from pipeline.sources.tables import Location, Row, read_lines, read_rows
 
 
-def read_topics(location: Location, column: str, limit: int | None = None) -> list[Seed]:
+def read_topics(location: Location, column: str) -> list[Seed]:
     """Return the distinct topics in the file's order; what differs in case or spacing only is one topic, the first.
 
     Args:
         location: A `.txt` with a topic a line, or a table (see `read_rows`).
         column: The table's column of topics; not used for a `.txt`.
-        limit: How many topics to return.
 
     Raises:
-        SourceError: The file is missing, empty or broken, or a topic is blank. The whole file is checked, whatever
-            the limit.
+        SourceError: The file is missing, empty or broken, or a topic is blank.
     """
     seeds: dict[str, Seed] = {}
     for line, values in _read_topic_rows(location, column):
@@ -25,7 +23,7 @@ def read_topics(location: Location, column: str, limit: int | None = None) -> li
             raise SourceError(f"{location}, line {line}: a blank topic; expected a few words")
         seed_id = digest(" ".join(topic.casefold().split()))
         seeds.setdefault(seed_id, Seed(seed_id=seed_id, text=topic, group=seed_id))
-    return list(seeds.values())[:limit]
+    return list(seeds.values())
 
 
 def _read_topic_rows(location: Location, column: str) -> list[Row]:

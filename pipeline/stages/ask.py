@@ -1,6 +1,7 @@
 """Asking a teacher: from requests to completions, for the arms' rows and for direct judgements alike."""
 
 import logging
+import random
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -11,7 +12,7 @@ from typing import Any, Protocol
 from pipeline.cluster import Cluster
 from pipeline.identity import digest
 from pipeline.quality.watch import NO_WATCH, Look, WatchConfig
-from pipeline.records import Outcome, Request
+from pipeline.records import Outcome, Request, Seed
 from pipeline.stages.watch import read_looks, watching
 from pipeline.steps import Outputs, Step, Steps
 from pipeline.storage import Folder
@@ -24,7 +25,9 @@ from pipeline.teachers.plan import Judge, Limits, Position, locate
 from pipeline.teachers.pool import teach
 
 LOG = logging.getLogger(__name__)
-_REQUESTS, _REPLAYS, _SESSIONS, _LOOKS = "requests.parquet", "replays", "sessions", "looks"
+_REQUESTS = "requests.parquet"
+# In the ledger, like the answers, and not with the step, which new code makes anew.
+_REPLAYS, _REDRAWS, _SESSIONS, _LOOKS = "replays", "redraws", "sessions", "looks"
 
 
 class Asking(Protocol):
@@ -62,6 +65,8 @@ class Ask:
     judge: Judge
     limits: Limits
     reply_offline: Callable[[Request, int], str]
+    earlier: tuple[str, ...] = ()
+    """Digests of the requests that these took the place of, where seeds were redrawn."""
 
     def replays(self) -> Counter[str]:
         """Return how many rounds each request was granted besides its first."""
@@ -101,6 +106,29 @@ class Ask:
             (self.ledger.folder / _REPLAYS).write_json(f"{time.time_ns()}.json", granted)
         return len(granted)
 
+    def redraw(self, spare: Sequence[Seed], seed: int) -> int:
+        """Draw spare seeds in place of those that nothing was asked about, and keep the draw; return how many.
+
+        Args:
+            spare: What is drawn from; what is asked about already is left out.
+            seed: Of the draw.
+        """
+        histories, seeds = self.read(), {request.seed.seed_id: request.seed for request in self.requests}
+        asked = {request.seed.seed_id for request in self.requests if histories[request.request_id]}
+        unasked = [seed_id for seed_id in seeds if seed_id not in asked]
+        others = [one for one in spare if one.seed_id not in seeds]
+        n_drawn = min(len(unasked), len(others))
+        if n_drawn:
+            for seed_id in unasked[-n_drawn:]:
+                del seeds[seed_id]
+            drawn = random.Random(seed).sample(others, n_drawn)
+            write_records(Seed, [*seeds.values(), *drawn], self._redraws, self._redraw)
+        return n_drawn
+
+    def read_redraw(self) -> Sequence[Seed]:
+        """Return the seeds to ask about in place of these, after a `redraw`; empty: there was none."""
+        return StoredRecords(Seed, self._redraws, self._redraw)[:] if self._redraws.exists(self._redraw) else ()
+
     def complete(self, cluster: Cluster, watch: WatchConfig = NO_WATCH) -> Histories:
         """Return all completions, having asked for those that were missing.
 
@@ -109,7 +137,8 @@ class Ask:
             watch: How its answers are watched meanwhile.
 
         Raises:
-            TeacherError: The teacher left requests without an end, or a rule of the watch stopped it.
+            TeacherError: The teacher left requests without an end, or a rule of the watch stopped it; a
+                `RepetitionError` where that was the one about answers that are too much alike.
         """
         if missing := self.find_missing():
             self.teach(self.requests, len(missing), cluster, watch)
@@ -127,7 +156,8 @@ class Ask:
             watch: How its answers are watched meanwhile.
 
         Raises:
-            TeacherError: The teacher left requests without an end, or a rule of the watch stopped it.
+            TeacherError: The teacher left requests without an end, or a rule of the watch stopped it; a
+                `RepetitionError` where that was the one about answers that are too much alike.
         """
         pool = cluster.config.pool
         cluster.check_room(f"{self.teacher.label}: teacher.{{}}s", cpus=self.teacher.cpus, gpus=self.teacher.gpus)
@@ -151,20 +181,29 @@ class Ask:
         return session
 
     def looks(self) -> list[Look]:
-        """Return what was seen of the answers while they came."""
-        return read_looks(self._looks)
+        """Return what was seen of the answers while they came, the oldest first."""
+        folders = [self.ledger.folder / _LOOKS / requests for requests in (*self.earlier, self.digest)]
+        return [look for folder in folders for look in read_looks(folder)]
 
-    # Both in the ledger, like the answers, and not with the step, which new code makes anew.
+    @property
+    def _redraws(self) -> Folder:
+        return self.ledger.folder / _REDRAWS
+
+    @property
+    def _redraw(self) -> str:
+        return f"{self.digest}.parquet"
+
     @property
     def _sessions(self) -> Folder:
-        return self.ledger.folder / _SESSIONS / self._digest
+        return self.ledger.folder / _SESSIONS / self.digest
 
     @property
     def _looks(self) -> Folder:
-        return self.ledger.folder / _LOOKS / self._digest
+        return self.ledger.folder / _LOOKS / self.digest
 
     @cached_property
-    def _digest(self) -> str:
+    def digest(self) -> str:
+        """What identifies the requests."""
         return digest(read_ids(self.requests).sort().to_pylist())
 
     def _until_settled(self, replays: Mapping[str, int], request: Request, history: History) -> History:

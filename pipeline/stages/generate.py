@@ -8,11 +8,12 @@ import hashlib
 import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
 
 from pipeline.cluster import Cluster
+from pipeline.errors import RepetitionError
 from pipeline.experiment import ArmConfig, DerivedConfig, ExperimentConfig
 from pipeline.identity import digest
 from pipeline.prompts.requests import make_request
@@ -40,7 +41,7 @@ def build_datasets(experiment: ExperimentConfig, inputs: Inputs, steps: Steps, c
 
     Raises:
         ConfigError: A teacher that has to be asked lacks its key or its engine.
-        TeacherError: A teacher left requests without an end.
+        TeacherError: A teacher left requests without an end, or a rule of the watch stopped it.
         LeakageError: Too many rows repeat test items.
         SourceError: No rows were left.
     """
@@ -61,7 +62,7 @@ def build_datasets(experiment: ExperimentConfig, inputs: Inputs, steps: Steps, c
 def plan_arms(experiment: ExperimentConfig, inputs: Inputs, steps: Steps, cluster: Cluster) -> dict[str, Ask]:
     """Return what the teacher of each arm that has one is asked; nothing is asked yet."""
     return {
-        key: _ask(key, arm, experiment, inputs, steps, cluster) for key, arm in experiment.arms.items() if arm.teacher
+        key: _plan(key, arm, experiment, inputs, steps, cluster) for key, arm in experiment.arms.items() if arm.teacher
     }
 
 
@@ -75,7 +76,7 @@ def _build_from_rows(key: str, arm: ArmConfig, experiment: ExperimentConfig, inp
 def _build_from_answers(
     ask: Ask, arm: ArmConfig, experiment: ExperimentConfig, inputs: Inputs, steps: Steps, cluster: Cluster
 ) -> Step:
-    histories = ask.complete(cluster, experiment.watch)
+    ask, histories = _complete(ask, arm, experiment, inputs, steps, cluster)
     assert arm.method is not None
     answers = _parse(inputs.task, ask, histories, arm.method)
     if n_failed := answers.counts["requests_failed"]:
@@ -93,6 +94,32 @@ def _build_from_answers(
         "price": digest(ask.teacher.price),
     }
     return run_dataset(ask.key, arm, experiment, inputs, steps, made_of, lambda: answers)
+
+
+def _complete(
+    ask: Ask, arm: ArmConfig, experiment: ExperimentConfig, inputs: Inputs, steps: Steps, cluster: Cluster
+) -> tuple[Ask, Histories]:
+    """Return what was asked in the end, with its completions: other topics may have taken the place of some."""
+    while True:
+        try:
+            return ask, ask.complete(cluster, experiment.watch)
+        except RepetitionError as error:
+            if not (n_drawn := ask.redraw(inputs.spare_topics.get(ask.key, ()), experiment.seed)):
+                raise
+            LOG.warning("%s: %s\nit goes on with %d other topics", ask.key, error, n_drawn)
+        ask = _plan(ask.key, arm, experiment, inputs, steps, cluster)
+        prepare_asks([ask], (), is_local=experiment.scale.address is None)
+
+
+def _plan(
+    key: str, arm: ArmConfig, experiment: ExperimentConfig, inputs: Inputs, steps: Steps, cluster: Cluster
+) -> Ask:
+    ask = _ask(key, arm, experiment, inputs, steps, cluster)
+    while experiment.watch.resample_topics and (seeds := ask.read_redraw()):
+        earlier = (*ask.earlier, ask.digest)
+        inputs = replace(inputs, seeds={**inputs.seeds, key: seeds})
+        ask = replace(_ask(key, arm, experiment, inputs, steps, cluster), earlier=earlier)
+    return ask
 
 
 def _ask(key: str, arm: ArmConfig, experiment: ExperimentConfig, inputs: Inputs, steps: Steps, cluster: Cluster) -> Ask:

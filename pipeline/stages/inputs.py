@@ -31,6 +31,7 @@ from pipeline.sources.data import (
     TopicsConfig,
     read_examples,
     read_seeds,
+    read_spare_topics,
 )
 from pipeline.stages.index import get_dense
 from pipeline.storage import Folder
@@ -66,6 +67,8 @@ class Inputs:
     task: Task
     seeds: Mapping[str, Sequence[Seed]]
     """By arm that a teacher writes."""
+    spare_topics: Mapping[str, Sequence[Seed]]
+    """By arm whose topics may be resampled: those that its limit leaves out."""
     examples: Mapping[str, Sequence[Example]]
     """By arm that brings its rows."""
     gold: Mapping[str, Gold]
@@ -118,7 +121,7 @@ def read_inputs(experiment: ExperimentConfig) -> Inputs:
     """
     check_root(experiment)
     task = make_task(experiment.task)
-    seeds, examples = {}, {}
+    seeds, spare_topics, examples = {}, {}, {}
     communities = _read_communities(experiment)
     for key, arm in experiment.arms.items():
         if isinstance(arm.data, QuestionsConfig):
@@ -130,6 +133,8 @@ def read_inputs(experiment: ExperimentConfig) -> Inputs:
             examples[key] = _read_written_answers(key, arm.data, experiment.data.root, communities)
         elif isinstance(arm.data, SeedData):
             seeds[key] = read_seeds(arm.data, experiment.data.root)
+            if experiment.watch.resample_topics and isinstance(arm.data, TopicsConfig):
+                spare_topics[key] = read_spare_topics(arm.data, experiment.data.root)
             _check_labels(key, {seed.label for seed in seeds[key] if seed.label}, task)
         elif not isinstance(arm.data, DerivedConfig):
             examples[key] = read_examples(arm.data, experiment.data.root)
@@ -167,6 +172,7 @@ def read_inputs(experiment: ExperimentConfig) -> Inputs:
     return Inputs(
         task,
         seeds,
+        spare_topics,
         examples,
         gold,
         models,

@@ -12,8 +12,9 @@ from dataclasses import asdict
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.quality.watch import LOOKS, Look, WatchConfig, describe_look, find_breach, look
-from pipeline.records import Completion, Request, from_table
+from pipeline.errors import RepetitionError, TeacherError
+from pipeline.quality.watch import LOOKS, Breach, Look, WatchConfig, describe_look, find_breach, look
+from pipeline.records import Completion, Outcome, Request, from_table
 from pipeline.storage import Folder
 from pipeline.stored import take
 from pipeline.teachers.histories import read_ids
@@ -29,7 +30,7 @@ class Watch:
     def __init__(
         self, key: str, requests: Sequence[Request], ledger: Ledger, judge: Judge, config: WatchConfig
     ) -> None:
-        """Begin.
+        """Begin; the oldest completions that are there already, if they make a sample, are what later ones are held to.
 
         Args:
             key: Names in messages who is asked.
@@ -37,17 +38,23 @@ class Watch:
             ledger: Where they come to.
             judge: What parsing makes of a completion.
             config: How much is looked at, and the rules.
+
+        Raises:
+            StorageError: The ledger can't be read.
         """
         self.looks: list[Look] = []
         self._key, self._requests, self._ledger, self._judge, self._config = key, requests, ledger, judge, config
         self._ids = read_ids(requests)
-        self._new, self._seen = ledger.read_tables(None, lambda table: table.slice(0, 0), with_logs=False)
-        self._done = 0
-        self._first: list[str] = []
+        parts, self._seen = ledger.read_tables(None, self._find_oldest, with_logs=False)
+        _, first = self._find_oldest(pa.concat_tables([oldest for _, oldest in parts]))
+        self._new = [first.slice(0, 0)]
+        self._done = sum(n_known for n_known, _ in parts)
         self._draws = random.Random(0)
+        judged = self._judge_all(first) if first.num_rows == config.sample else []
+        self._first = [text for outcome, text in judged if outcome is Outcome.OK]
 
-    def look(self) -> str:
-        """Look at what is new, where that is enough for a sample; return what has to stop the teacher, or nothing.
+    def look(self) -> Breach | None:
+        """Look at what is new, where that is enough for a sample; return what has to stop the teacher, if anything.
 
         Raises:
             StorageError: The ledger can't be read.
@@ -56,24 +63,30 @@ class Watch:
         self._new += tables
         new = pa.concat_tables(self._new)
         if new.num_rows < self._config.sample:
-            return ""
+            return None
         self._new = [new.slice(0, 0)]
         self._done += new.num_rows
         sample = new.take(sorted(self._draws.sample(range(new.num_rows), self._config.sample)))
-        rows = pc.index_in(sample["request_id"], self._ids).to_pylist()
-        completions = list(from_table(Completion, sample))
-        answers = [
-            (self._judge(request, completion), completion.text)
-            for request, completion in zip(take(self._requests, rows), completions, strict=True)
-        ]
+        answers = self._judge_all(sample)
         found, texts = look(answers, self._first, at=time.time(), done=self._done)
         self._first = self._first or texts
         self.looks.append(found)
         LOG.info("watch %s: %s", self._key, describe_look(found))
         return find_breach(found, self._config, answers)
 
+    def _judge_all(self, completions: pa.Table) -> list[tuple[Outcome, str]]:
+        rows = pc.index_in(completions["request_id"], self._ids).to_pylist()
+        return [
+            (self._judge(request, completion), completion.text)
+            for request, completion in zip(take(self._requests, rows), from_table(Completion, completions), strict=True)
+        ]
+
     def _select(self, table: pa.Table) -> pa.Table:
         return table.filter(pc.is_in(table["request_id"], self._ids))
+
+    def _find_oldest(self, table: pa.Table) -> tuple[int, pa.Table]:
+        known = self._select(table)
+        return known.num_rows, known.sort_by("started_at").slice(0, self._config.sample)
 
 
 @contextmanager
@@ -96,19 +109,23 @@ def watching(
         config: As of `Watch`; with how long to wait between looks.
         folder: Where the looks are kept.
         stop: Called once, with the reason, where a rule is broken.
+
+    Raises:
+        RepetitionError: The body ended with an error of the teacher, stopped because its answers are too much alike.
     """
     if config.interval_s is None:
         yield
         return
     watch, finished, interval_s = Watch(key, requests, ledger, judge, config), threading.Event(), config.interval_s
 
-    def run() -> None:
+    def run() -> Breach | None:
         while not finished.wait(interval_s):
-            if reason := watch.look():
-                stop(reason)
-                return
+            if breach := watch.look():
+                stop(breach.reason)
+                return breach
+        return None
 
-    def tell(running: Future[None]) -> None:
+    def tell(running: Future[Breach | None]) -> None:
         if error := running.exception():
             stop(f"its answers can't be watched: {error}")
 
@@ -117,6 +134,11 @@ def watching(
         running.add_done_callback(tell)
         try:
             yield
+        except TeacherError as error:
+            finished.set()
+            if (breach := running.result()) and breach.is_repetition:
+                raise RepetitionError(str(error)) from error
+            raise
         finally:
             finished.set()
             wait([running])

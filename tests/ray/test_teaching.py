@@ -171,7 +171,7 @@ def test_a_teacher_whose_answers_are_no_good_is_stopped_and_goes_on_where_it_was
     write_records(Request, make_requests(1200), root, "requests.parquet")
     requests = StoredRecords(Request, root, "requests.parquet")
     report = Report(ray.remote(num_cpus=0)(Tally).remote())
-    rules = WatchConfig(interval_s=0.2, sample=100, max_reject_rate=0.5, min_distinct=None)
+    rules = WatchConfig(interval_s=0.2, sample=100, max_reject_rate=0.5, min_distinct=None, resample_topics=False)
 
     def teach_watched():
         with watching("main", requests, ledger, JUDGE, rules, root / "looks", report.stop):

@@ -62,7 +62,7 @@ class Bench:
         self.root = Folder.at(experiment.root)
         golds = golds or (make_gold("Six", LABELS),)
         self.inputs = Inputs(
-            AMBIGUITY, {}, {}, {gold.benchmark.name: gold for gold in golds}, {}, {}, {}, NO_COMMUNITIES
+            AMBIGUITY, {}, {}, {}, {gold.benchmark.name: gold for gold in golds}, {}, {}, {}, NO_COMMUNITIES
         )
         self.finished = []
 

@@ -25,7 +25,7 @@ from pipeline.teachers.openai_config import OpenAIConfig
 from tests.batch_endpoint import STAGES, serve_batches
 from tests.composing import compose_experiment, compose_teacher
 from tests.endpoint import OK, draw
-from tests.unit.test_openai_teacher import KEY, complete_at, key_of, request_for
+from tests.scripted import KEY, complete_at, key_of, request_for
 
 REQUESTS = [request_for(f"topic {n}") for n in range(12)]
 

@@ -1,7 +1,12 @@
 import pytest
 
 from pipeline.errors import SourceError
+from pipeline.sources.data import TopicsConfig, read_seeds, read_spare_topics
 from pipeline.sources.topics import read_topics
+
+
+def make_topics(path, limit):
+    return TopicsConfig(kind="topics", root=None, path=str(path), column="topic", limit=limit)
 
 
 @pytest.mark.parametrize(
@@ -30,10 +35,13 @@ def test_a_topic_keeps_its_id_wherever_it_stands(tmp_path):
     assert read_topics(tmp_path / "b.txt", "")[0].seed_id != chess.seed_id
 
 
-def test_limit_counts_distinct_topics_from_the_top(tmp_path):
+@pytest.mark.parametrize(("limit", "spare"), [(None, []), (9, []), (3, []), (2, ["Rowing"]), (1, ["Chess", "Rowing"])])
+def test_a_limit_counts_distinct_topics_from_the_top_and_spares_the_others(tmp_path, limit, spare):
     (tmp_path / "t.txt").write_text("Tea\ntea\nChess\nRowing\n")
-    assert [seed.text for seed in read_topics(tmp_path / "t.txt", "", limit=2)] == ["Tea", "Chess"]
-    assert len(read_topics(tmp_path / "t.txt", "", limit=9)) == 3
+    config = make_topics(tmp_path / "t.txt", limit)
+    taken = [seed.text for seed in read_seeds(config, None)]
+    assert [seed.text for seed in read_spare_topics(config, None)] == spare
+    assert [*taken, *spare] == ["Tea", "Chess", "Rowing"]
 
 
 @pytest.mark.parametrize(
@@ -50,4 +58,4 @@ def test_limit_counts_distinct_topics_from_the_top(tmp_path):
 def test_a_bad_topic_file_is_refused_even_beyond_the_limit(tmp_path, name, content, message):
     (tmp_path / name).write_text(content)
     with pytest.raises(SourceError, match=message):
-        read_topics(tmp_path / name, "topic", limit=1)
+        read_seeds(make_topics(tmp_path / name, limit=1), None)

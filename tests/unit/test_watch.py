@@ -6,7 +6,7 @@ import time
 import pytest
 
 from pipeline.config import validate
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, RepetitionError, TeacherError
 from pipeline.quality.watch import NO_WATCH, WatchConfig, describe_look, find_breach, look
 from pipeline.records import Completion, Outcome, Request, Seed
 from pipeline.stages.watch import Watch, read_looks, tabulate_looks, trace_looks, watching
@@ -15,7 +15,7 @@ from pipeline.teachers.ledger import Ledger, LedgerWriter
 
 OK, INVALID, TIMEOUT = Outcome.OK, Outcome.INVALID_JSON, Outcome.TIMEOUT
 REQUESTS = [Request(f"r{n}", Seed("s", "t", "g"), (), (), "{}", 10, 0.0, 1.0, 7) for n in range(500)]
-RULES = WatchConfig(interval_s=0.02, sample=20, max_reject_rate=0.5, min_distinct=0.5)
+RULES = WatchConfig(interval_s=0.02, sample=20, max_reject_rate=0.5, min_distinct=0.5, resample_topics=False)
 
 
 def complete(number: int, outcome: Outcome = OK, text: str = "") -> Completion:
@@ -51,11 +51,12 @@ def test_a_rate_stops_only_where_its_whole_interval_is_above(rejected, accepted,
     assert (found.low > 0.5) == stops
     breach = find_breach(found, RULES, answers)
     assert bool(breach) == stops
-    if stops:
+    if breach:
+        assert not breach.is_repetition
         for part in ("max_reject_rate=0.5", f"invalid_json {rejected}", f"newest {rejected + accepted} ", "'not {'"):
-            assert part in breach
-        assert breach.count("'not {'") == 3
-    assert find_breach(found, NO_WATCH, answers) == ""
+            assert part in breach.reason
+        assert breach.reason.count("'not {'") == 3
+    assert find_breach(found, NO_WATCH, answers) is None
 
 
 def test_answers_that_repeat_each_other_are_held_against_as_many_first_ones():
@@ -65,10 +66,12 @@ def test_answers_that_repeat_each_other_are_held_against_as_many_first_ones():
     assert texts == ["tree 1 bird 1"] * 40
     assert found.distinct_2 == pytest.approx(3 / 120)
     assert found.relative_distinct_2 == pytest.approx(3 / 120)
-    assert "min_distinct=0.5" in find_breach(found, RULES, answers)
+    breach = find_breach(found, RULES, answers)
+    assert breach.is_repetition
+    assert "min_distinct=0.5" in breach.reason
     varied, answers = see(0, 30, first)
     assert varied.relative_distinct_2 == 1.0
-    assert find_breach(varied, RULES, answers) == ""
+    assert find_breach(varied, RULES, answers) is None
 
 
 def test_where_nothing_is_accepted_there_is_no_variety_to_speak_of():
@@ -81,22 +84,31 @@ def test_where_nothing_is_accepted_there_is_no_variety_to_speak_of():
 def test_only_what_came_since_the_last_look_counts_and_only_once_there_is_enough(ledger):
     ledger.store([complete(n, INVALID) for n in range(100)], "before")
     watch = Watch("arm", REQUESTS, ledger, judge, RULES)
-    assert watch.look() == ""
+    assert watch.look() is None
     writer = LedgerWriter(ledger)
     for n in range(100, 119):
         writer.write(complete(n))
-    assert watch.look() == ""
+    assert watch.look() is None
     writer.roll()
     ledger.store([complete(n, INVALID) for n in range(1000, 1050)], "of another")
-    assert watch.look() == ""
+    assert watch.look() is None
     assert watch.looks == []
     writer.write(complete(119, TIMEOUT))
     writer.roll()
-    assert watch.look() == ""
-    assert [(found.done, found.judged, found.outcomes) for found in watch.looks] == [(20, 20, "timeout 1")]
+    assert watch.look() is None
+    assert [(found.done, found.judged, found.outcomes) for found in watch.looks] == [(120, 20, "timeout 1")]
     ledger.store([complete(n, INVALID) for n in range(120, 160)], "y")
-    assert "100.0% of the newest 20 completions" in watch.look()
-    assert watch.looks[-1].done == 60
+    assert "100.0% of the newest 20 completions" in watch.look().reason
+    assert watch.looks[-1].done == 160
+
+
+def test_after_a_restart_the_oldest_answers_are_still_what_later_ones_are_held_to(ledger):
+    ledger.store([complete(n, text="tree 1 bird 1") for n in range(300, 400)], "newer, written first")
+    ledger.store([complete(n) for n in range(100)], "older")
+    watch = Watch("arm", REQUESTS, ledger, judge, RULES)
+    ledger.store([complete(n, text=f"tree {n % 5} bird {n % 5}") for n in range(400, 420)], "new")
+    assert watch.look().is_repetition
+    assert watch.looks[0].relative_distinct_2 == pytest.approx((3 * 5 / 60) / (3 * 20 / 60))
 
 
 def test_a_thread_looks_stops_once_and_keeps_what_it_saw(ledger, tmp_path):
@@ -119,6 +131,28 @@ def test_a_thread_looks_stops_once_and_keeps_what_it_saw(ledger, tmp_path):
     assert [found.rejected for found in looks] == [0, 20]
     assert tabulate_looks(looks)["done"].to_pylist() == [found.done for found in looks]
     assert ("watch/reject_rate", looks[1].done, 1.0, looks[1].at) in trace_looks(looks)
+
+
+@pytest.mark.parametrize(
+    ("text", "outcome", "error"), [("tree 1 bird 1", OK, RepetitionError), ("not {", INVALID, TeacherError)]
+)
+def test_a_teacher_that_stops_as_it_is_told_to_says_whether_it_repeats_itself(ledger, tmp_path, text, outcome, error):
+    ledger.store([complete(n) for n in range(20)], "first")
+    told = []
+
+    def teach():
+        with watching("arm", REQUESTS, ledger, judge, RULES, Folder.at(tmp_path) / "looks", told.append):
+            ledger.store([complete(n, outcome, text) for n in range(20, 60)], "more")
+            until = time.monotonic() + 10
+            while not told and time.monotonic() < until:
+                time.sleep(0.01)
+            raise TeacherError(told[0])
+
+    with pytest.raises(TeacherError) as raised:
+        teach()
+    assert raised.type is error
+    assert str(raised.value) == told[0]
+    assert len(read_looks(Folder.at(tmp_path) / "looks")) == 1
 
 
 def test_a_watch_that_fails_stops_the_teacher_and_is_told(ledger, tmp_path):
@@ -146,7 +180,14 @@ def test_without_an_interval_nothing_is_read(tmp_path):
     assert read_looks(Folder.at(tmp_path) / "looks") == []
 
 
-def test_a_rule_without_looks_is_a_mistake():
-    values = {"interval_s": None, "sample": 200, "max_reject_rate": 0.5, "min_distinct": None}
-    with pytest.raises(ConfigError, match="give an interval_s"):
-        validate(WatchConfig, values)
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"interval_s": None, "max_reject_rate": 0.5}, "give an interval_s"),
+        ({"resample_topics": True}, "say how alike with min_distinct"),
+    ],
+)
+def test_a_rule_without_what_it_goes_by_is_a_mistake(changes, message):
+    values = {"interval_s": 30, "sample": 200, "max_reject_rate": None, "min_distinct": None, "resample_topics": False}
+    with pytest.raises(ConfigError, match=message):
+        validate(WatchConfig, values | changes)

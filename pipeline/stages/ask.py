@@ -110,24 +110,29 @@ class Ask:
         """Draw spare seeds in place of those that nothing was asked about, and keep the draw; return how many.
 
         Args:
-            spare: What is drawn from; what is asked about already is left out.
+            spare: What is drawn from; what is or was asked about is left out, so that draws come to an end.
             seed: Of the draw.
         """
         histories, seeds = self.read(), {request.seed.seed_id: request.seed for request in self.requests}
         asked = {request.seed.seed_id for request in self.requests if histories[request.request_id]}
         unasked = [seed_id for seed_id in seeds if seed_id not in asked]
-        others = [one for one in spare if one.seed_id not in seeds]
+        known = {*seeds, *(one.seed_id for requests in self.earlier for one in self._read_redraw(requests))}
+        others = [one for one in spare if one.seed_id not in known]
         n_drawn = min(len(unasked), len(others))
         if n_drawn:
             for seed_id in unasked[-n_drawn:]:
                 del seeds[seed_id]
             drawn = random.Random(seed).sample(others, n_drawn)
-            write_records(Seed, [*seeds.values(), *drawn], self._redraws, self._redraw)
+            write_records(Seed, [*seeds.values(), *drawn], self._redraws, _name_redraw(self.digest))
         return n_drawn
 
     def read_redraw(self) -> Sequence[Seed]:
         """Return the seeds to ask about in place of these, after a `redraw`; empty: there was none."""
-        return StoredRecords(Seed, self._redraws, self._redraw)[:] if self._redraws.exists(self._redraw) else ()
+        return self._read_redraw(self.digest)
+
+    def _read_redraw(self, requests: str) -> Sequence[Seed]:
+        name = _name_redraw(requests)
+        return StoredRecords(Seed, self._redraws, name)[:] if self._redraws.exists(name) else ()
 
     def complete(self, cluster: Cluster, watch: WatchConfig = NO_WATCH) -> Histories:
         """Return all completions, having asked for those that were missing.
@@ -190,10 +195,6 @@ class Ask:
         return self.ledger.folder / _REDRAWS
 
     @property
-    def _redraw(self) -> str:
-        return f"{self.digest}.parquet"
-
-    @property
     def _sessions(self) -> Folder:
         return self.ledger.folder / _SESSIONS / self.digest
 
@@ -212,6 +213,10 @@ class Ask:
             if locate(request, history[:end], self.judge, self.limits, start).settled:
                 return history[:end]
         return history
+
+
+def _name_redraw(requests: str) -> str:
+    return f"{requests}.parquet"
 
 
 def plan_ask(

@@ -100,15 +100,18 @@ def _complete(
     ask: Ask, arm: ArmConfig, experiment: ExperimentConfig, inputs: Inputs, steps: Steps, cluster: Cluster
 ) -> tuple[Ask, Histories]:
     """Return what was asked in the end, with its completions: other topics may have taken the place of some."""
+    is_local, spare = experiment.scale.address is None, inputs.spare_topics.get(ask.key)
+    if spare is not None:  # an arm before this one may ask the same, and have drawn other topics since the plan
+        ask = _plan(ask.key, arm, experiment, inputs, steps, cluster)
     while True:
         try:
             return ask, ask.complete(cluster, experiment.watch)
         except RepetitionError as error:
-            if not (n_drawn := ask.redraw(inputs.spare_topics.get(ask.key, ()), experiment.seed)):
+            if not (n_drawn := ask.redraw(spare or (), experiment.seed)):
                 raise
-            LOG.warning("%s: %s\nit goes on with %d other topics", ask.key, error, n_drawn)
+            LOG.warning("%s\nit goes on with %d other topics", error, n_drawn)
         ask = _plan(ask.key, arm, experiment, inputs, steps, cluster)
-        prepare_asks([ask], (), is_local=experiment.scale.address is None)
+        prepare_asks([ask], (), is_local)
 
 
 def _plan(

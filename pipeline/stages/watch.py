@@ -45,6 +45,7 @@ class Watch:
         self.looks: list[Look] = []
         self._key, self._requests, self._ledger, self._judge, self._config = key, requests, ledger, judge, config
         self._ids = read_ids(requests)
+        ledger.recover()  # or what a dead writer left would come later, and seem new
         parts, self._seen = ledger.read_tables(None, self._find_oldest, with_logs=False)
         _, first = self._find_oldest(pa.concat_tables([oldest for _, oldest in parts]))
         self._new = [first.slice(0, 0)]
@@ -59,7 +60,7 @@ class Watch:
         Raises:
             StorageError: The ledger can't be read.
         """
-        tables, self._seen = self._ledger.read_tables(self._seen, self._select, with_logs=False)
+        tables, self._seen = self._ledger.read_tables(self._seen, self._select, with_logs=False, with_merged=False)
         self._new += tables
         new = pa.concat_tables(self._new)
         if new.num_rows < self._config.sample:
@@ -121,13 +122,13 @@ def watching(
     def run() -> Breach | None:
         while not finished.wait(interval_s):
             if breach := watch.look():
-                stop(breach.reason)
+                stop(f"{key}: {breach.reason}")
                 return breach
         return None
 
     def tell(running: Future[Breach | None]) -> None:
         if error := running.exception():
-            stop(f"its answers can't be watched: {error}")
+            stop(f"{key}: its answers can't be watched: {error}")
 
     with ThreadPoolExecutor(1) as executor:
         running = executor.submit(run)

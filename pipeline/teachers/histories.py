@@ -18,7 +18,7 @@ from pipeline.teachers.plan import Judge, Limits, Position, locate
 
 History = Sequence[Completion]
 """A request's completions, each once, in the order of attempts and tries."""
-_POSITION = tuple(field.name for field in fields(Position) if field.name != "settled")
+_POSITION = [field.name for field in fields(Position) if field.name != "settled"]
 SORT_ROWS = 20_000
 """Requests that are sorted by their prompts at a time, which are in memory then."""
 
@@ -144,8 +144,11 @@ def sort_by_prefix(unsettled: Unsettled) -> pa.Table:
 
 def write_positions(rows: Sequence[int], positions: Sequence[Position]) -> pa.Table:
     """Return places among requests and how far each of these has come, as `Unsettled.table` has them."""
-    columns = [rows, *([getattr(position, name) for position in positions] for name in _POSITION)]
-    return pa.table([pa.array(column, pa.int32()) for column in columns], names=["row", *_POSITION])
+    columns = [pa.array(rows, pa.int32())]
+    for name in _POSITION:
+        type_ = pa.float64() if name == "tried_at" else pa.int32()
+        columns.append(pa.array([getattr(position, name) for position in positions], type_))
+    return pa.table(columns, names=["row", *_POSITION])
 
 
 def read_positions(requests: Sequence[Request], table: pa.Table) -> list[tuple[Request, Position]]:
@@ -154,7 +157,7 @@ def read_positions(requests: Sequence[Request], table: pa.Table) -> list[tuple[R
     Raises:
         StorageError: The file that the requests are in is gone, or it is not as it was written.
     """
-    positions = map(Position, *(table[name].to_pylist() for name in _POSITION))
+    positions = (Position(**values) for values in table.select(_POSITION).to_pylist())
     return list(zip(take(requests, table["row"].to_pylist()), positions, strict=True))
 
 

@@ -114,7 +114,7 @@ def make_pace(config: AnyTeacherConfig, actors: int, session: Session) -> Pace:
             return Pace(session, actors * vllm.count_slots(config), None, None)
         case OpenAIConfig():
             n, caps = len(list_endpoints(config)), (config.requests_per_minute, config.tokens_per_minute)
-            slots = actors * n * (config.max_in_flight or _SLOTS)
+            slots = actors * (config.max_in_flight or _SLOTS)  # an actor's, over all its endpoints
             return Pace(session, slots, *(None if cap is None else cap * n for cap in caps))
         case OfflineConfig():
             return Pace(session, actors * (config.max_in_flight or _SLOTS), None, None)

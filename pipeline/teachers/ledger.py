@@ -50,6 +50,8 @@ kept in memory beside what is wanted of them, at a time."""
 READ_TRIES = 40
 """Each but the last is followed by 0.05 s; only other processes that merge without end use up more than a few."""
 
+_MERGED = "merged"
+"""What segments are called that others were merged into."""
 Snapshot = Mapping[str, int]
 """What a reader has seen: segment name to 0, log name to bytes."""
 
@@ -127,7 +129,12 @@ class Ledger:
         return parts, snapshot
 
     def read_tables(
-        self, seen: Snapshot | None, select: Callable[[pa.Table], T], *, with_logs: bool = True
+        self,
+        seen: Snapshot | None,
+        select: Callable[[pa.Table], T],
+        *,
+        with_logs: bool = True,
+        with_merged: bool = True,
     ) -> tuple[list[T], Snapshot]:
         """Return what a function makes of the completions, which may stand there twice, some ten thousand at a time.
 
@@ -136,6 +143,7 @@ class Ledger:
             select: Called with tables of completions.
             with_logs: Whether open logs are read. What stands in one comes again with the segment that it is rolled
                 into; without them it comes once, but up to a minute late.
+            with_merged: Whether segments are read that others were merged into, and whose rows came with those.
 
         Raises:
             StorageError: The ledger is there and can't be read.
@@ -148,7 +156,7 @@ class Ledger:
                 log = read_log(path, seen.get(path.name, 0))
                 snapshot[path.name] = log.end
                 tables.add(to_table(Completion, log.completions))
-        names, known, tries = self.segments.names(".parquet"), {*seen}, 0
+        names, known, tries = self._list_segments(with_merged), {*seen}, 0
         while True:
             try:
                 for name in names:
@@ -163,7 +171,12 @@ class Ledger:
                 if tries == READ_TRIES:
                     raise
                 time.sleep(0.05)
-                names = self.segments.names(".parquet")
+                names = self._list_segments(with_merged)
+
+    def _list_segments(self, with_merged: bool) -> list[str]:
+        return [
+            name for name in self.segments.names(".parquet") if with_merged or not name.endswith(f"-{_MERGED}.parquet")
+        ]
 
     def recover(self, session: str = "") -> int:
         """Roll the logs that dead writers left on this machine; return how many completions came of them.
@@ -205,7 +218,7 @@ class Ledger:
 
         def merge() -> None:
             if len(names) > 1:
-                self._store(drop_repeats(tables.take()), "merged")
+                self._store(drop_repeats(tables.take()), _MERGED)
                 for name in names:
                     self.segments.delete(name)
                 names.clear()

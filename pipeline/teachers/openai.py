@@ -119,9 +119,11 @@ class OpenAITeacher:
         estimate = sum(len(m.content) for m in request.messages) / CHARACTERS_PER_TOKEN + request.max_new_tokens
         started_at, wait_s, problem = 0.0, 0.0, ""
         failed: Endpoint | None = None
-        for n_retries in range(config.max_retries + 1):
+        n_calls = n_retries = 0
+        while n_retries <= config.max_retries:
             await asyncio.sleep(wait_s)
             call = await self._endpoints.admit(estimate, failed)
+            n_calls += 1
             started_at = started_at or time.time()
             answer = await self._post(call, body)
             if answer.status == 200:
@@ -135,7 +137,8 @@ class OpenAITeacher:
             failed = call.endpoint
             if failed.closed_at is not None or self._endpoints.has_other(failed):
                 wait_s = 0.0  # a closed endpoint makes it wait, and another one needn't
-        gave_up = f"gave up after {config.max_retries + 1} calls; the last one: {problem}"
+            n_retries += not call.is_probe  # no request should be the victim of an outage, which has its own limit
+        gave_up = f"gave up after {n_calls} calls; the last one: {problem}"
         return make_failure(request, attempt, started_at, Outcome.ERROR, gave_up)
 
     def measure_memory(self) -> None:

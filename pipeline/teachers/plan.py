@@ -5,7 +5,8 @@ run that was killed goes on exactly where an undisturbed one would have gone.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from math import inf
 
 from pipeline.records import Completion, Outcome, Request
 
@@ -41,14 +42,21 @@ class Position:
     replays: int = 0
     """Rounds of attempts that may still follow this one, should it end without an accepted answer."""
     settled: bool = False
+    tried_at: float = field(default=-inf, compare=False)
+    """When the last try began that got no answer, in Unix seconds: what tells it from others at the same attempt."""
 
 
-def advance(position: Position, outcome: Outcome, limits: Limits, finish_reason: str = "") -> Position:
+def advance(position: Position, completion: Completion, outcome: Outcome, limits: Limits) -> Position:
     """Return the position after one more completion with that judged outcome."""
     if outcome is Outcome.OK:
         return replace(position, settled=True)
     if not outcome.is_answer:
-        position = replace(position, tries=position.tries + 1, deaths=position.deaths + int(finish_reason == DIED))
+        position = replace(
+            position,
+            tries=position.tries + 1,
+            deaths=position.deaths + int(completion.finish_reason == DIED),
+            tried_at=completion.started_at,
+        )
         if position.tries < limits.max_tries:
             return position
     elif outcome.is_worth_another_attempt and position.attempt - position.first + 1 < limits.max_attempts:
@@ -61,9 +69,15 @@ def advance(position: Position, outcome: Outcome, limits: Limits, finish_reason:
 def locate(
     request: Request, history: Sequence[Completion], judge: Judge, limits: Limits, start: Position | None = None
 ) -> Position:
-    """Return where a request stands after some more of its completions, ordered by attempt and time."""
+    """Return where a request stands after some more of its completions, ordered by attempt and time.
+
+    Those that the start has counted are not counted again: a log that a plan has read may come back as a segment.
+    """
     position = start or Position()
     for completion in history:
-        if not position.settled and completion.attempt == position.attempt:
-            position = advance(position, judge(request, completion), limits, completion.finish_reason)
+        if position.settled or completion.attempt != position.attempt:
+            continue
+        outcome = judge(request, completion)
+        if outcome.is_answer or completion.started_at > position.tried_at:
+            position = advance(position, completion, outcome, limits)
     return position

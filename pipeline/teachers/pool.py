@@ -50,6 +50,7 @@ _MEMORY = "memory"
 """The one total of which the largest counts, rather than the sum."""
 _FAILURE = "failure/"
 """What an actor ends a run with. Ray would pass an exception on without its cause."""
+_KEPT = "answered requests are kept"
 
 
 class PoolConfig(Config):
@@ -97,7 +98,7 @@ def teach(
     replays, max_unit_rows = replays or {}, MAX_UNIT_ROWS
     if teacher.is_deferred:
         config, max_unit_rows = PoolConfig(actors=1), MAX_DEFERRED_UNIT_ROWS
-    ledger.recover()
+    _recover(ledger)
     histories = Histories(requests, ledger)
     unsettled, snapshot = find_unsettled(requests, histories, judge, limits, replays), histories.snapshot
     del histories
@@ -143,17 +144,19 @@ def teach(
         with closing(_iterate_rows(counts)) as rows:
             for row in rows:
                 if row["name"].startswith(_FAILURE):
-                    raise TeacherError(f"{row['name'].removeprefix(_FAILURE)}\nanswered requests are kept")
+                    raise TeacherError(f"{row['name'].removeprefix(_FAILURE)}\n{_KEPT}")
                 if row["name"] == _MEMORY:
                     memory_bytes = max(memory_bytes, int(row["value"]))
                 else:
                     totals[row["name"]] += row["value"]
     except ray.exceptions.RayError as error:
-        raise TeacherError(f"an actor failed; answered requests are kept\n{error}") from None
+        raise TeacherError(f"an actor failed; {_KEPT}\n{error}") from None
     span_s = time.time() - started_at
-    ledger.recover(session)
+    _recover(ledger, session)
     ledger.compact()
     if lost := find_unsettled(requests, Histories(requests, ledger), judge, limits, replays):
+        if reason := find_stop():
+            raise TeacherError(f"{reason}\n{_KEPT}")
         request, _ = next(iter(lost))
         raise TeacherError(
             f"{len(lost)} of {len(unsettled)} requests have no end in {ledger.folder}, the first is "
@@ -166,6 +169,24 @@ def teach(
         actors=config.actors,
         devices_per_actor=teacher.devices,
         memory_bytes=memory_bytes or None,
+    )
+
+
+def _recover(ledger: Ledger, session: str = "") -> None:
+    """Roll the logs that dead writers left, as `Ledger.recover` does, on every node that has some of its own."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    if ledger.folder.is_local:  # so that all nodes' logs lie in it
+        ledger.recover(session)
+        return
+    nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
+    recover = ray.remote(num_cpus=0)(Ledger.recover)
+    ray.get(
+        [
+            recover.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=True)).remote(ledger, session)
+            for node in nodes
+        ]
     )
 
 
@@ -217,6 +238,7 @@ class TeacherActor:
         self._find_stop = find_stop
         self._stop_check: asyncio.Task[None] | None = None
         self._next_stop_check = 0.0
+        self._is_stopped = False
         self._failure = ""
         try:
             self._teacher = make_teacher()
@@ -233,7 +255,7 @@ class TeacherActor:
 
     async def __call__(self, unit: pa.Table) -> AsyncIterator[pa.Table]:
         """Bring the requests of a unit to their ends; yield what was counted since the last unit ended."""
-        if not self._failure:
+        if not self._failure and not self._is_stopped:
             try:
                 await self._settle_all(unit)
             except* RaystillError as group:
@@ -266,7 +288,7 @@ class TeacherActor:
             is_suspect = is_last_try and not self._is_deferred
             async with self._alone if is_suspect else nullcontext(), self._open_requests:
                 await self._teacher_lives.wait()
-                if self._failure:  # the run has ended; what waited is not paid for any more
+                if self._failure or self._is_stopped:  # what waited is not paid for any more
                     return
                 with self._occupancy.request():
                     completion, death = await self._ask(request, position.attempt)
@@ -274,7 +296,7 @@ class TeacherActor:
                 if self._writer.is_due:
                     self._writer.roll()
                 outcome = self._judge(request, completion)
-                position = advance(position, outcome, self._limits, completion.finish_reason)
+                position = advance(position, completion, outcome, self._limits)
                 self._count(completion, outcome, position.settled)
                 if death is None:
                     self._deaths_in_row = 0
@@ -329,8 +351,7 @@ class TeacherActor:
             self._stop_check = asyncio.create_task(self._check_stop())
 
     async def _check_stop(self) -> None:
-        reason = await asyncio.to_thread(self._find_stop)
-        self._failure = self._failure or reason
+        self._is_stopped = bool(await asyncio.to_thread(self._find_stop))
 
     def _send_report(self) -> None:
         self._report(dict(self._unreported))

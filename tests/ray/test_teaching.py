@@ -1,10 +1,13 @@
+import asyncio
 import os
 import signal
 import sys
 import threading
 import time
 from collections import Counter
+from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import psutil
 import pytest
@@ -15,7 +18,7 @@ from pipeline.errors import TeacherError
 from pipeline.progress import Tally
 from pipeline.prompts.requests import make_request
 from pipeline.quality.watch import WatchConfig
-from pipeline.records import Outcome, Request, Seed
+from pipeline.records import Completion, Outcome, Request, Seed
 from pipeline.stages.generate import judge_completion
 from pipeline.stages.watch import read_looks, watching
 from pipeline.storage import Folder
@@ -23,7 +26,7 @@ from pipeline.stored import StoredRecords, write_records
 from pipeline.tasks.ambiguity import PairedConfig
 from pipeline.teachers.histories import Histories, find_unsettled
 from pipeline.teachers.kinds import make_teacher
-from pipeline.teachers.ledger import Ledger
+from pipeline.teachers.ledger import Ledger, LedgerWriter
 from pipeline.teachers.offline import OfflineConfig, OfflineTeacher
 from pipeline.teachers.plan import DIED, Limits
 from pipeline.teachers.pool import PoolConfig, teach
@@ -163,6 +166,48 @@ def test_what_a_teacher_can_not_get_past_ends_the_job_with_its_own_words(ray_clu
 
     with pytest.raises(TeacherError, match=r"^no such model; name another\nanswered requests are kept$"):
         teach_offline(make_requests(3), Ledger.of(Folder.at(tmp_path), "offline"), make=refuse)
+
+
+@dataclass(frozen=True)
+class Slow(OfflineTeacher):
+    """Notes what it is asked, and answers after very different times."""
+
+    folder: Path = Path()
+
+    async def complete(self, request, attempt):
+        (self.folder / request.request_id).touch()
+        await asyncio.sleep(request.row_seed % 100 / 100)
+        return await super().complete(request, attempt)
+
+
+def test_a_stop_waits_for_what_is_in_flight_in_all_actors(ray_cluster, tmp_path):
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    root, asked = Folder.at(tmp_path / "root"), tmp_path / "asked"
+    asked.mkdir()
+    make = lambda config: Slow(config, TASK.reply_offline, folder=asked)  # noqa: E731
+    with pytest.raises(TeacherError, match=r"^enough\nanswered requests are kept$"):
+        teach_offline(
+            make_requests(400), Ledger.of(root, "offline"), actors=2, make=make, find_stop=lambda: "enough",
+            max_in_flight=20,
+        )  # fmt: skip
+    names = {path.name for path in asked.iterdir()}
+    assert 20 <= len(names) < 400
+    assert names == {c.request_id for c in Ledger.of(root, "offline").read()[0]}
+
+
+def test_what_a_killed_run_left_beside_a_remote_root_is_not_asked_again(ray_cluster, tmp_path):
+    """Remote is any URL; the logs then lie on each node's own disk."""
+    ledger = Ledger.of(Folder(f"file://{tmp_path}"), "offline")
+    (tmp_path / "ledger" / "offline" / "segments").mkdir(parents=True)  # object storage has no folders to make
+    requests = make_requests(20)
+    dead = LedgerWriter(ledger)
+    for request in requests[:15]:
+        text = TASK.reply_offline(request, 1)
+        dead.write(Completion(request.request_id, 1, Outcome.OK, text, "stop", 1, 1, time.time(), 0.1))
+    os.close(dead._log._descriptor)  # and with it the lock
+    assert not ledger.segments.names()
+    assert teach_offline(requests, ledger).requests == 5
+    assert len(ledger.read()[0]) == 20
 
 
 def test_a_teacher_whose_answers_are_no_good_is_stopped_and_goes_on_where_it_was(ray_cluster, tmp_path):

@@ -250,6 +250,17 @@ def test_compaction_merges_and_keeps_every_row(ledger):
     assert ledger.read()[0] == rows
 
 
+def test_whoever_asks_for_what_is_new_gets_no_row_again_with_what_it_was_merged_into(ledger):
+    ledger.store([complete("r1")], "a")
+    ledger.store([complete("r2")], "b")
+    _, seen = ledger.read_tables(None, len, with_logs=False)
+    ledger.compact()
+    ledger.store([complete("r3")], "c")
+    tables, seen = ledger.read_tables(seen, lambda table: table, with_logs=False, with_merged=False)
+    assert pa.concat_tables(tables)["request_id"].to_pylist() == ["r3"]
+    assert ledger.read_tables(seen, len, with_logs=False, with_merged=False)[0] == [0]
+
+
 def test_compaction_leaves_large_segments_alone(ledger, monkeypatch):
     monkeypatch.setattr(ledger_module, "SEGMENT_ROWS", 5)
     ledger.store([complete(f"large{n}") for n in range(5)], "large")

@@ -13,7 +13,8 @@ from aiohttp import web
 from pipeline.errors import ConfigError, TeacherError
 from pipeline.identity import digest
 from pipeline.records import Outcome
-from pipeline.teachers import openai
+from pipeline.teachers import endpoints, openai
+from pipeline.teachers.endpoints import MIN_FAILURES
 from pipeline.teachers.kinds import check_teacher
 from pipeline.teachers.openai import OpenAITeacher
 from pipeline.teachers.openai_config import list_endpoints
@@ -83,13 +84,13 @@ def test_a_cap_on_tokens_holds_for_what_is_estimated_until_the_use_is_known():
         server = Scripted([given])
         async with server.run():
             teacher = OpenAITeacher(configure(server.base_url, tokens_per_minute=cap), 1.0)
-            for _ in range(4):
+            for _ in range(6):
                 await teacher.complete(request, 1)
             await teacher.close()
         return server.times[-1] - server.times[0]
 
-    assert asyncio.run(one_after_the_other(answer())) < 1
-    assert asyncio.run(one_after_the_other(costly)) > 1.1
+    assert asyncio.run(one_after_the_other(answer())) < 1.5
+    assert asyncio.run(one_after_the_other(costly)) > 1.5
 
 
 # What a server says of its limits, and what it doesn't
@@ -131,6 +132,25 @@ def test_calls_wait_for_a_server_to_come_back_without_using_up_their_retries():
 
     assert Counter(c.text for c in asyncio.run(run())) == {"back": 40}
     assert len(calls) < 40 + FIRST_LIMIT + 10, "one window's worth, and some probes"
+
+
+def test_the_last_request_waits_for_a_server_to_come_back_too():
+    """It alone makes all the calls, so all the probes."""
+    server = Scripted([*[refuse(503)] * (MIN_FAILURES + 4), answer("back")])
+
+    async def run():
+        async with server.run():
+            teacher = OpenAITeacher(configure(server.base_url, max_retries=MIN_FAILURES), 1.0)
+            try:
+                return await teacher.complete(request_for(), 1)
+            finally:
+                await teacher.close()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(openai, "compute_wait", lambda *_: 0.01)
+        patch.setattr(endpoints, "FIRST_PROBE_S", 0.01)
+        assert asyncio.run(run()).text == "back"
+    assert len(server.bodies) == MIN_FAILURES + 5
 
 
 def test_an_outage_without_end_ends_the_run_and_says_so(monkeypatch):

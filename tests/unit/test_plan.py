@@ -16,8 +16,8 @@ OUTCOMES = st.sampled_from(Outcome)
 LIMIT_PAIRS = st.builds(Limits, max_attempts=st.integers(1, 4), max_tries=st.integers(1, 4))
 
 
-def complete(attempt: int, outcome: Outcome, at: float = 0.0) -> Completion:
-    return Completion("r", attempt, outcome, "", "", 0, 0, at, 0.0)
+def complete(attempt: int, outcome: Outcome, at: float = 0.0, finish_reason: str = "") -> Completion:
+    return Completion("r", attempt, outcome, "", finish_reason, 0, 0, at, 0.0)
 
 
 def judge(request: Request, completion: Completion) -> Outcome:
@@ -32,7 +32,7 @@ def follow(outcomes, limits=LIMITS) -> list[Completion]:
         if position.settled:
             break
         history.append(complete(position.attempt, outcome, float(len(history))))
-        position = advance(position, outcome, limits)
+        position = advance(position, history[-1], outcome, limits)
     return history
 
 
@@ -62,7 +62,7 @@ def test_positions_worked_by_hand(outcomes, expected):
     """At most 3 attempts, at most 2 tries at each."""
     history, attempt = [], 1
     for outcome in outcomes:
-        history.append(complete(attempt, outcome))
+        history.append(complete(attempt, outcome, float(len(history))))
         attempt += outcome in (INVALID, MISMATCH, TRUNCATED)
     assert locate(REQUEST, history, judge, LIMITS) == expected
 
@@ -82,7 +82,7 @@ def test_limits_are_the_numbers_of_attempts_and_tries(limits, outcomes, settled)
     position = Position()
     for outcome in outcomes:
         assert not position.settled
-        position = advance(position, outcome, limits)
+        position = advance(position, complete(position.attempt, outcome), outcome, limits)
     assert position.settled == settled
 
 
@@ -100,7 +100,7 @@ def test_a_replay_is_another_round_with_new_attempts_and_one_is_enough_if_it_suc
     assert not again.settled
     assert again.attempt == once[-1].attempt + 1, "an answered attempt is never asked again"
     for extra in (ending, [OK]):
-        replayed = [*once, *(complete(again.attempt + c.attempt - 1, c.outcome) for c in follow(extra))]
+        replayed = [*once, *(complete(again.attempt + c.attempt - 1, c.outcome, c.started_at) for c in follow(extra))]
         assert locate(REQUEST, replayed, judge, LIMITS, Position(replays=1)).settled
 
 
@@ -110,10 +110,20 @@ def test_a_replay_adds_nothing_to_what_was_accepted():
 
 
 def test_deaths_are_tries_that_are_known_as_such():
-    died = advance(Position(), ERROR, LIMITS, DIED)
+    died = advance(Position(), complete(1, ERROR, 1.0, DIED), ERROR, LIMITS)
     assert died == Position(tries=1, deaths=1)
-    assert advance(died, TIMEOUT, LIMITS, "timeout") == Position(tries=2, deaths=1, settled=True)
-    assert advance(died, INVALID, LIMITS, "stop") == Position(attempt=2), "the next attempt begins without them"
+    assert advance(died, complete(1, TIMEOUT, 2.0), TIMEOUT, LIMITS) == Position(tries=2, deaths=1, settled=True)
+    assert advance(died, complete(1, INVALID, 2.0), INVALID, LIMITS) == Position(attempt=2), "which begins without them"
+
+
+@given(st.lists(OUTCOMES, max_size=12), LIMIT_PAIRS, st.integers(0, 12), st.integers(0, 12))
+@settings(deadline=None)
+def test_what_a_plan_has_counted_may_come_back_and_counts_once(outcomes, limits, stop, overlap):
+    """As when a log that was read is rolled: its rows come again with the segment."""
+    history = follow(outcomes, limits)
+    there = locate(REQUEST, history[:stop], judge, limits)
+    again = history[max(0, stop - overlap) :]
+    assert locate(REQUEST, again, judge, limits, there) == locate(REQUEST, history, judge, limits)
 
 
 def test_the_judge_decides_not_what_the_teacher_reported():

@@ -145,12 +145,21 @@ def test_time_lies_between_full_places_and_the_probes_own_pace():
     assert engine.time_s.value == pytest.approx(2 + (30 * 50) ** 0.5)
 
 
+ELSEWHERE = [{"base_url": "http://elsewhere:8000/v1", "api_key_env": None}]
+
+
 @pytest.mark.parametrize(
     ("name", "changes", "slots", "caps"),
     [
         ("offline", {}, 2 * 64, (None, None)),
         ("openai", {"requests_per_minute": 60.0, "max_in_flight": 8}, 2 * 8, (60.0, None)),
         ("openai", {"max_in_flight": None, "tokens_per_minute": 1000.0}, 2 * 64, (None, 1000.0)),
+        (
+            "openai",
+            {"max_in_flight": 8, "requests_per_minute": 60.0, "further_endpoints": ELSEWHERE},
+            2 * 8,
+            (120.0, None),
+        ),
         ("vllm_tiny", {}, 2 * 80, (None, None)),
         ("vllm", {}, 2 * 320, (None, None)),
         ("vllm", {"max_in_flight": 100}, 2 * 100, (None, None)),

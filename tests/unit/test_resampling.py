@@ -3,9 +3,10 @@
 import pytest
 
 from pipeline.cluster import Cluster
-from pipeline.errors import ConfigError
-from pipeline.records import Completion, Outcome
-from pipeline.stages.generate import plan_arms
+from pipeline.errors import ConfigError, RepetitionError
+from pipeline.records import Completion, Example, Outcome, from_table
+from pipeline.stages.ask import Ask
+from pipeline.stages.generate import build_datasets, plan_arms
 from pipeline.stages.inputs import read_inputs
 from pipeline.steps import Steps
 from pipeline.storage import Folder
@@ -35,7 +36,7 @@ def plan(*overrides):
 def answer(ask, *topics):
     ids = [request.request_id for request in ask.requests if request.seed.text in topics]
     assert len(ids) == len(topics)
-    ask.ledger.store([Completion(i, 1, Outcome.TRUNCATED, "", "", 0, 0, 1.0, 1.0) for i in ids], "answers")
+    ask.ledger.store([Completion(i, 1, Outcome.REFUSED, "", "", 0, 0, 1.0, 1.0) for i in ids], "answers")
 
 
 def list_topics(ask):
@@ -84,13 +85,59 @@ def test_a_second_draw_goes_on_from_the_first_and_its_looks_are_all_there(comman
     assert ask.redraw(spare, 1) == 2
     second, _ = plan(*command, *RESAMPLING)
     answer(second, list_topics(second)[6])
-    assert second.redraw(spare, 1) == 1
+    assert second.redraw(spare, 1) == 1  # for the other one drawn
     third, _ = plan(*command, *RESAMPLING)
     assert list_topics(third)[:7] == list_topics(second)[:7]
     assert list_topics(third)[7] not in list_topics(second)
     assert third.earlier == (ask.digest, second.digest)
+    assert third.redraw(spare, 1) == 1  # the last of four
+    fourth, _ = plan(*command, *RESAMPLING)
+    assert fourth.redraw(spare, 1) == 0, "what was drawn and given up never comes back, so draws make no circle"
 
 
 def test_without_topics_to_draw_from_resampling_is_a_mistake(command):
     with pytest.raises(ConfigError, match=r"resample_topics.*data\.limit"):
         compose_experiment([*command, *RESAMPLING, "data.limit=null"])
+
+
+def test_arms_that_ask_the_same_go_on_with_the_same_topics(command, monkeypatch):
+    experiment = compose_experiment([*command, *RESAMPLING])
+    (arm,) = experiment.arms.values()
+    experiment = experiment.model_copy(update={"arms": {"first": arm, "second": arm}})
+    inputs, root = read_inputs(experiment), Folder.at(experiment.root)
+    stopped = []
+
+    def complete(self, cluster, watch):
+        """Answer five topics and stop; then answer all."""
+        missing = [request for request, _ in self.find_missing()]
+        found = missing if stopped else missing[:5]
+        self.ledger.store([answer_well(self, request) for request in found], "answers")
+        if not stopped:
+            stopped.append(self.key)
+            raise RepetitionError("too much alike")
+        return self.read()
+
+    monkeypatch.setattr(Ask, "complete", complete)
+    with Cluster(experiment.scale, root, root_is_shared=False) as cluster:
+        datasets = build_datasets(experiment, inputs, Steps(root), cluster)
+    asked = [request.seed.text for request in plan(*command, *RESAMPLING)[0].requests]
+    assert len({*asked} - {f"Topic {n}" for n in range(8)}) == 3
+    for dataset in datasets.values():
+        rows = from_table(Example, dataset.folder.read_table("examples.parquet"))
+        assert {row.extras["topic"] for row in rows} <= {*asked}
+        assert dataset.manifest["counts"]["completions"] == len(asked)
+
+
+def test_where_no_others_are_left_the_teacher_is_stopped(command, monkeypatch):
+    def complete(self, cluster, watch):
+        raise RepetitionError("too much alike")
+
+    experiment = compose_experiment([*command, *RESAMPLING, "data.limit=12"])
+    inputs, root = read_inputs(experiment), Folder.at(experiment.root)
+    monkeypatch.setattr(Ask, "complete", complete)
+    with Cluster(experiment.scale, root, root_is_shared=False) as cluster, pytest.raises(RepetitionError):
+        build_datasets(experiment, inputs, Steps(root), cluster)
+
+
+def answer_well(ask, request):
+    return Completion(request.request_id, 1, Outcome.OK, ask.reply_offline(request, 1), "stop", 1, 1, 1.0, 1.0)

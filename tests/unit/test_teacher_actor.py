@@ -3,9 +3,8 @@
 import asyncio
 import time
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
-import pyarrow as pa
 import pytest
 
 from pipeline.errors import TeacherDiedError, TeacherError
@@ -268,13 +267,17 @@ def test_requests_that_wait_elsewhere_are_never_asked_one_by_one(ledger):
 
 
 def test_with_a_reason_to_stop_what_is_in_flight_is_kept_and_nothing_else_is_asked(ledger):
+    """The second unit has nothing in flight and ends at once, but tells of no failure, which would end the run."""
     teacher = Scripted(seconds=0.05)
     reasons = iter(["", "too many rejects"])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pool, "STOP_INTERVAL_S", 0.0)
         actor = start(ledger, teacher, max_in_flight=2, find_stop=lambda: next(reasons, "too late"))
-        assert count(actor, REQUESTS[:6], REQUESTS[6:]) == {"failure/too many rejects": 2}
+        found = count(actor, REQUESTS[:6], REQUESTS[6:])
+        assert count(actor, REQUESTS[6:]).keys() <= {"memory"} | {name for name in found if "seconds" in name}
     assert 2 <= len(teacher.asked) <= 8
+    assert found["outcome/ok"] == len(teacher.asked)
+    assert not any(name.startswith("failure") for name in found)
     assert sorted(c.request_id for c in ledger.read()[0]) == sorted(request_id for request_id, _ in teacher.asked)
 
 
@@ -316,9 +319,10 @@ def test_a_unit_without_open_requests_asks_nothing(ledger):
 
 
 def test_positions_travel_with_the_rows_of_their_requests():
-    table = write_positions([7, 1], [Position(2, tries=1), Position(3, 2, deaths=1, replays=4)])
-    assert set(table.schema.types) == {pa.int32()}
-    assert read_positions(REQUESTS, table) == [
-        (REQUESTS[7], Position(2, tries=1)),
-        (REQUESTS[1], Position(3, 2, deaths=1, replays=4)),
+    at = 1_700_000_000.123456
+    table = write_positions([7, 1], [Position(2, tries=1, tried_at=at), Position(3, 2, deaths=1, replays=4)])
+    assert table.nbytes == 2 * (6 * 4 + 8), "of a million requests there are as many"
+    assert [(r, asdict(p)) for r, p in read_positions(REQUESTS, table)] == [
+        (REQUESTS[7], asdict(Position(2, tries=1, tried_at=at))),
+        (REQUESTS[1], asdict(Position(3, 2, deaths=1, replays=4))),
     ]

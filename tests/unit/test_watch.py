@@ -1,5 +1,6 @@
 """Watching answers while they come: what a look says, when it stops a teacher, and that nothing is looked at twice."""
 
+import os
 import threading
 import time
 
@@ -127,10 +128,26 @@ def test_a_thread_looks_stops_once_and_keeps_what_it_saw(ledger, tmp_path):
         ledger.store([complete(n, INVALID) for n in range(30, 90)], "y")
         assert stopped.wait(10)
     assert len(stops) == 1
+    assert stops[0].startswith("arm: ")
     looks = read_looks(folder)
     assert [found.rejected for found in looks] == [0, 20]
     assert tabulate_looks(looks)["done"].to_pylist() == [found.done for found in looks]
     assert ("watch/reject_rate", looks[1].done, 1.0, looks[1].at) in trace_looks(looks)
+
+
+def test_what_a_dead_writer_left_and_what_is_merged_is_nothing_new(ledger):
+    dead = LedgerWriter(ledger)
+    for n in range(50):
+        dead.write(complete(n, INVALID))
+    os.close(dead._log._descriptor)  # and with it the lock
+    watch = Watch("arm", REQUESTS, ledger, judge, RULES)
+    ledger.recover()
+    assert watch.look() is None
+    ledger.store([complete(n) for n in range(50, 70)], "new")
+    assert watch.look() is None
+    ledger.compact()
+    assert watch.look() is None
+    assert [(found.done, found.rejected) for found in watch.looks] == [(70, 0)]
 
 
 @pytest.mark.parametrize(

@@ -25,9 +25,9 @@ NEWS = ("ag_news/keaml_ag_corpus.tsv.gz", "reuters21578/reuters21578.jsonl.gz", 
 
 
 def encode(texts: list[str], cache: Path | None = None) -> np.ndarray:
-    """Return MiniLM's vectors of the first 64 tokens; kept in a folder where one is given, since they take minutes."""
+    """Return MiniLM's vectors of the first 24 tokens; kept in a folder where one is given, since they take minutes."""
     config: EncoderConfig = compose_index(["corpus=ag_news", "retriever=dense"]).retriever.encoder
-    config = config.model_copy(update={"max_tokens": 64})
+    config = config.model_copy(update={"max_tokens": 24})
     pinned = pin_model(config.model, config.revision)
     name = hashlib.sha256("\n".join([pinned.identity, str(config), *texts]).encode()).hexdigest()[:16]
     if cache and (cache / f"{name}.npy").exists():

@@ -99,7 +99,8 @@ def _to_thread(record: Values, collection: Mapping[str, str], config: Communitie
         rank_tags(_find_earlier(record, posts), config.top_interests),
         collection[best],
         best,
-        tuple(record["rel_ids"]),
+        # The files' personalized records name the accepted answer alone.
+        tuple(dict.fromkeys([*record["rel_ids"], *(one.answer_id for one in posts.answers.get(own_id, ()))])),
     )
 
 

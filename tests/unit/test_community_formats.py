@@ -157,7 +157,7 @@ def write_retrieval_files(communities, folder, name="data_pers.jsonl"):
     records = {"train": [], "val": [], "test": []}
     for thread in communities.training:
         records["train"].append(
-            make_record(thread.question_id, thread.title, thread.query, thread.answer_id, thread.answer_ids)
+            make_record(thread.question_id, thread.title, thread.query, thread.answer_id, [thread.answer_id])
             | {"user_id": float(thread.asker), "timestamp": thread.asked_at}
         )
     for query in ranking.queries:
@@ -189,6 +189,7 @@ def test_retrieval_files_of_se_pqa(tmp_path):
     site = Site("pets")
     site.ask_many(range(20), tags=["cats"])
     site.posts[-2]["tags"] = ["planted"]  # the last question, which the files name as a past of everybody's
+    site.answer(5, 100, 2)  # not accepted, so that the files don't name it
     write_tables([site], tmp_path / "se_pqa")
     values = compose_option("communities", "se_pqa")
     values["posts"] |= {"root": str(tmp_path)}
@@ -209,6 +210,9 @@ def test_retrieval_files_of_se_pqa(tmp_path):
     assert found.counts["queries_without_candidates"] == 2
     assert {t.question_id: (t.title, t.body, t.asker, t.answer) for t in found.training} == {
         t.question_id: (t.title, t.body, t.asker, t.answer) for t in by_rules.training
+    }
+    assert {t.question_id: {*t.answer_ids} for t in found.training} == {
+        t.question_id: {*t.answer_ids} for t in by_rules.training
     }
     assert found.grounding == by_rules.grounding
 

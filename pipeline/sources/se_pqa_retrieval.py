@@ -26,19 +26,23 @@ Values = Mapping[str, Any]
 def read_retrieval_files(config: CommunitiesConfig, root: str, posts: Posts) -> Communities:
     """Return what the files say, with users' histories from posts.
 
+    Training questions without an accepted answer in the collection are left out, and counted: nothing was accepted, or it
+    was voted below zero. A query without one stays, and is a miss, as in SE-PQA's code.
+
     Args:
         config: `retrieval_files` is the folder that holds `answer_retrieval`.
         root: What it counts from.
         posts: All posts, for tags; a question or an answer that they lack has no history.
 
     Raises:
-        SourceError: A file is missing or broken, or a question's accepted answer is not in the collection.
+        SourceError: A file is missing or broken.
     """
     assert config.retrieval_files is not None
     assert config.pooled is not None
     assert isinstance(config.split, DatesConfig)
     folder = locate(root, f"{config.retrieval_files}/answer_retrieval")
-    collection: dict[str, str] = _read_json(f"{folder}/answer_collection.json")
+    collected: dict[str, Any] = _read_json(f"{folder}/answer_collection.json")
+    collection = {own_id: text for own_id in collected if (text := _get_text(collected, own_id))}
     name = FILES[config.setting]
     train = list(_read(f"{folder}/train/{name}"))
     queries, first_stage = [], {}
@@ -50,8 +54,9 @@ def read_retrieval_files(config: CommunitiesConfig, root: str, posts: Posts) -> 
             scores = found.get(query.query_id, {})
             first_stage[query.query_id] = {one: float(score) for one, score in scores.items() if one in collection}
     expertise = find_expertise(posts)
-    candidates = tuple(Candidate(one, text, expertise.get(one, ())) for one, text in collection.items() if text)
-    threads = [_to_thread(record, collection, config, posts) for record in train]
+    candidates = tuple(Candidate(one, text, expertise.get(one, ())) for one, text in collection.items())
+    answered = [record for record in train if _get_text(record, "best_answer") in collection]
+    threads = [_to_thread(record, collection, config, posts) for record in answered]
     random.Random(config.seed).shuffle(threads)
     grounding = tuple(
         Document(one.answer_id, one.text, _name_site(one.answer_id))
@@ -65,16 +70,18 @@ def read_retrieval_files(config: CommunitiesConfig, root: str, posts: Posts) -> 
         "test_queries": sum(query.split == "test" for query in queries),
         "queries_without_interests": sum(not query.interests for query in queries),
         "queries_without_candidates": sum(not scores for scores in first_stage.values()),
+        "collection_without_text": len(collected) - len(collection),
+        "training_without_answer": len(train) - len(answered),
         "training_threads": len(threads),
     }
     ranking = Ranking(config.pooled, tuple(queries), candidates, first_stage)
-    known = {query.query_id for query in queries} | {thread.question_id for thread in threads}
+    known = {query.query_id for query in queries} | {record["id"] for record in train}
     training = threads[: config.max_training]
     return Communities({config.pooled: ranking}, training, grounding, frozenset(known | posts.questions.keys()), counts)
 
 
 def _to_query(record: Values, split: Literal["validation", "test"], config: CommunitiesConfig, posts: Posts) -> Query:
-    best, own_id = to_text(record.get("best_answer")), record["id"]
+    best, own_id = _get_text(record, "best_answer"), record["id"]
     if config.setting == "personalized":
         relevant = {best: 1.0}
     else:
@@ -84,14 +91,12 @@ def _to_query(record: Values, split: Literal["validation", "test"], config: Comm
 
 
 def _to_thread(record: Values, collection: Mapping[str, str], config: CommunitiesConfig, posts: Posts) -> Thread:
-    own_id, title, best = record["id"], to_text(record["title"]), to_text(record.get("best_answer"))
-    if best not in collection:
-        raise SourceError(f"{own_id}: its best answer {best!r} is not in answer_collection.json; mend the files")
+    own_id, title, best = record["id"], _get_text(record, "title"), _get_text(record, "best_answer")
     asker = to_text(record.get("user_id")).removesuffix(".0")
     return Thread(
         own_id,
         title,
-        to_text(record["text"]).removeprefix(title).strip(),
+        _get_text(record, "text").removeprefix(title).strip(),
         _to_text(record, config),
         _name_site(own_id),
         own_id if asker in ("", "-1") else asker,
@@ -112,9 +117,15 @@ def _find_earlier(record: Values, posts: Posts) -> list[Question]:
 
 
 def _to_text(record: Values, config: CommunitiesConfig) -> str:
-    title, text = to_text(record["title"]), to_text(record["text"])
+    title, text = _get_text(record, "title"), _get_text(record, "text")
     whole = text if text.startswith(title) else f"{title} {text}"
     return " ".join(whole.split()[: config.query_tokens])
+
+
+def _get_text(values: Values, name: str) -> str:
+    """Return a value that is text; empty for a NaN, which pandas has written for what was not there."""
+    value = values.get(name)
+    return value.strip() if isinstance(value, str) else ""
 
 
 def _name_site(own_id: str) -> str:

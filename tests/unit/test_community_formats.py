@@ -23,6 +23,10 @@ ANSWER_COLUMNS = [
 ]  # fmt: skip
 
 
+NAN = float("nan")
+"""What pandas writes for what is not there, and Python reads."""
+
+
 @pytest.fixture
 def sites():
     """Two sites with one asker of both, one whom nobody knows, and a few odd posts."""
@@ -151,21 +155,32 @@ def test_a_dump_without_its_users_joins_none_over_sites(tmp_path, sites):
     assert {thread.asker.partition(":")[0] for thread in found.training if ":" in thread.asker} == {"pets", "birds"}
 
 
-def write_retrieval_files(communities, folder, name="data_pers.jsonl"):
-    """Write SE-PQA's `answer_retrieval` from communities that were read otherwise."""
+def write_retrieval_files(communities, folder, setting="personalized", training=(), answers=()):
+    """Write SE-PQA's `answer_retrieval` from communities that were read otherwise.
+
+    Args:
+        communities: What is written.
+        folder: Where.
+        setting: In `personalized` the files name the accepted answer alone.
+        training: Further records.
+        answers: Further pairs of an id and a text for the collection.
+    """
     (ranking,) = communities.rankings.values()
-    records = {"train": [], "val": [], "test": []}
+    records = {"train": [*training], "val": [], "test": []}
     for thread in communities.training:
+        named = [thread.answer_id] if setting == "personalized" else thread.answer_ids
         records["train"].append(
-            make_record(thread.question_id, thread.title, thread.query, thread.answer_id, [thread.answer_id])
+            make_record(thread.question_id, thread.title, thread.query, thread.answer_id, named)
             | {"user_id": float(thread.asker), "timestamp": thread.asked_at}
         )
     for query in ranking.queries:
-        (best,) = query.relevant
+        is_best = {answer: setting == "personalized" or grade == 2 for answer, grade in query.relevant.items()}
+        best = next((answer for answer in is_best if is_best[answer]), NAN)
         records[{"validation": "val", "test": "test"}[query.split]].append(
-            make_record(query.query_id, query.text.partition("?")[0] + "?", query.text, best, [best])
+            make_record(query.query_id, query.text.partition("?")[0] + "?", query.text, best, query.relevant)
         )
-    collection = {candidate.document_id: candidate.text for candidate in ranking.candidates}
+    collection = {**dict(answers), **{candidate.document_id: candidate.text for candidate in ranking.candidates}}
+    name = {"personalized": "data_pers.jsonl", "base": "data.jsonl"}[setting]
     for split, of_split in records.items():
         (folder / "answer_retrieval" / split).mkdir(parents=True)
         lines = "".join(json.dumps(record) + "\n" for record in of_split)
@@ -215,6 +230,40 @@ def test_retrieval_files_of_se_pqa(tmp_path):
         t.question_id: {*t.answer_ids} for t in by_rules.training
     }
     assert found.grounding == by_rules.grounding
+
+
+@pytest.mark.parametrize(("setting", "n_earlier", "n_without"), [("personalized", 5, 1), ("base", 0, 2)])
+def test_retrieval_files_hold_what_pandas_wrote_for_nothing(tmp_path, setting, n_earlier, n_without):
+    site = Site("pets")
+    site.ask_many(range(20))
+    site.ask(1, 3, accepted=2)
+    site.answer(2, 1, 4, score=-1)  # accepted, and not in the collection
+    site.answer(3, 1, 4)
+    for question, day in ((4, 4), (6, 16)):  # nothing was accepted
+        site.ask(question, day)
+        site.answer(question + 1, question, day)
+    write_tables([site], tmp_path / "se_pqa")
+    values = compose_option("communities", "se_pqa")
+    values["posts"] |= {"root": str(tmp_path)}
+    values["split"] |= {"validation_from": "2020-01-09", "test_from": "2020-01-14"}
+    values |= {"setting": setting, "min_earlier_questions": n_earlier}
+    by_rules = read_communities(validate(CommunitiesConfig, values), None)
+    named = {"personalized": ["pets_2"], "base": ["pets_3"]}[setting]
+    training = [make_record("pets_1", "Title 1?", "Title 1? Body 1.", "pets_2", named)]
+    if setting == "base":
+        training.append(make_record("pets_4", "Title 4?", "Title 4? Body 4.", NAN, ["pets_5"]))
+    write_retrieval_files(by_rules, tmp_path / "se_pqa", setting, training, answers=[("pets_9", NAN), ("pets_99", "")])
+    found = read_communities(validate(CommunitiesConfig, values | {"retrieval_files": "se_pqa"}), None)
+    (expected,), (ranking,) = by_rules.rankings.values(), found.rankings.values()
+    assert {t.question_id for t in found.training} == {t.question_id for t in by_rules.training}
+    assert found.counts["training_without_answer"] == n_without
+    assert [(q.query_id, q.relevant) for q in ranking.queries] == [(q.query_id, q.relevant) for q in expected.queries]
+    assert ("pets_6" in {query.query_id for query in ranking.queries}) == (setting == "base")
+    assert ranking.candidates == expected.candidates
+    assert found.counts["collection_without_text"] == 2
+    assert {one for scores in ranking.first_stage.values() for one in scores} == {
+        candidate.document_id for candidate in ranking.candidates[:3]
+    }  # of the five first in the files' collection
 
 
 def test_a_retrieval_file_without_a_field_is_told_with_its_line(tmp_path):

@@ -26,8 +26,9 @@ Values = Mapping[str, Any]
 def read_retrieval_files(config: CommunitiesConfig, root: str, posts: Posts) -> Communities:
     """Return what the files say, with users' histories from posts.
 
-    Training questions without an accepted answer in the collection are left out, and counted: nothing was accepted, or it
-    was voted below zero. A query without one stays, and is a miss, as in SE-PQA's code.
+    Training questions are left out, and counted, that have no accepted answer in the collection (nothing was accepted,
+    or it was voted below zero), and those whose answer is not from before the validation split: one that posts lack
+    can't be dated, and counts among them. A query without an accepted answer stays as a miss, as in SE-PQA's code.
 
     Args:
         config: `retrieval_files` is the folder that holds `answer_retrieval`.
@@ -55,15 +56,20 @@ def read_retrieval_files(config: CommunitiesConfig, root: str, posts: Posts) -> 
             first_stage[query.query_id] = {one: float(score) for one, score in scores.items() if one in collection}
     expertise = find_expertise(posts)
     candidates = tuple(Candidate(one, text, expertise.get(one, ())) for one, text in collection.items())
-    answered = [record for record in train if _get_text(record, "best_answer") in collection]
-    threads = [_to_thread(record, collection, config, posts) for record in answered]
-    random.Random(config.seed).shuffle(threads)
     grounding = tuple(
         Document(one.answer_id, one.text, _name_site(one.answer_id))
         for answers in posts.answers.values()
         for one in answers
         if one.date < config.split.validation_from
     )
+    early = {document.document_id for document in grounding}
+    answered = [record for record in train if _get_text(record, "best_answer") in collection]
+    threads = [
+        _to_thread(record, collection, config, posts)
+        for record in answered
+        if _get_text(record, "best_answer") in early
+    ]
+    random.Random(config.seed).shuffle(threads)
     counts = {
         **posts.counts,
         "validation_queries": sum(query.split == "validation" for query in queries),
@@ -72,6 +78,7 @@ def read_retrieval_files(config: CommunitiesConfig, root: str, posts: Posts) -> 
         "queries_without_candidates": sum(not scores for scores in first_stage.values()),
         "collection_without_text": len(collected) - len(collection),
         "training_without_answer": len(train) - len(answered),
+        "training_answered_later": len(answered) - len(threads),
         "training_threads": len(threads),
     }
     ranking = Ranking(config.pooled, tuple(queries), candidates, first_stage)

@@ -9,6 +9,7 @@ import pytest
 
 from pipeline.config import validate
 from pipeline.errors import SourceError
+from pipeline.records import Candidate
 from pipeline.sources.communities import read_communities
 from pipeline.sources.community import CommunitiesConfig
 from tests.composing import compose_option
@@ -210,7 +211,11 @@ def test_retrieval_files_of_se_pqa(tmp_path):
     values["posts"] |= {"root": str(tmp_path)}
     values["split"] |= {"validation_from": "2020-01-09", "test_from": "2020-01-14"}
     by_rules = read_communities(validate(CommunitiesConfig, values), None)
-    write_retrieval_files(by_rules, tmp_path / "se_pqa")
+    later = make_record(
+        "pets_170", "Title 170?", "Title 170? Body 170.", "pets_171", ["pets_171"]
+    )  # as validation begins
+    undated = make_record("pets_1", "Title 1?", "Title 1? Body 1.", "pets_2", ["pets_2"])  # posts have neither
+    write_retrieval_files(by_rules, tmp_path / "se_pqa", training=[later, undated], answers=[("pets_2", "Answer 2.")])
     found = read_communities(validate(CommunitiesConfig, values | {"retrieval_files": "se_pqa"}), None)
     (expected,), (ranking,) = by_rules.rankings.values(), found.rankings.values()
     assert [(q.query_id, q.text, q.community, q.split, q.relevant) for q in ranking.queries] == [
@@ -218,7 +223,7 @@ def test_retrieval_files_of_se_pqa(tmp_path):
     ]
     assert {query.interests for query in ranking.queries} == {("cats", "own")}
     assert "planted" not in {tag for thread in found.training for tag in thread.interests}
-    assert ranking.candidates == expected.candidates
+    assert ranking.candidates == (Candidate("pets_2", "Answer 2.", ()), *expected.candidates)
     assert len(ranking.first_stage) == len(ranking.queries)
     n_found = [len(scores) for scores in ranking.first_stage.values()]
     assert sorted(set(n_found)) == [0, 5]  # of the first of each split nothing was found, and it counts
@@ -229,6 +234,7 @@ def test_retrieval_files_of_se_pqa(tmp_path):
     assert {t.question_id: {*t.answer_ids} for t in found.training} == {
         t.question_id: {*t.answer_ids} for t in by_rules.training
     }
+    assert found.counts["training_answered_later"] == 2
     assert found.grounding == by_rules.grounding
 
 

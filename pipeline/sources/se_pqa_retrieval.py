@@ -12,7 +12,7 @@ from pipeline.errors import SourceError
 from pipeline.records import Candidate, Document, Query
 from pipeline.sources.community import Communities, CommunitiesConfig, DatesConfig, Ranking, Thread
 from pipeline.sources.community_posts import Posts, Question
-from pipeline.sources.community_rules import ACCEPTED_GRADE, OTHER_GRADE, find_expertise, rank_tags
+from pipeline.sources.community_rules import ACCEPTED_GRADE, OTHER_GRADE, Histories, find_expertise, rank_tags
 from pipeline.sources.corpus_formats import stream_objects
 from pipeline.sources.streams import Broken, open_stream
 from pipeline.sources.tables import locate, to_text
@@ -33,7 +33,8 @@ def read_retrieval_files(config: CommunitiesConfig, root: str, posts: Posts) -> 
     Args:
         config: `retrieval_files` is the folder that holds `answer_retrieval`.
         root: What it counts from.
-        posts: All posts, for tags; a question or an answer that they lack has no history.
+        posts: All posts, for tags. Of a question that they lack the files say what its asker had asked, up to where the
+            test split begins; an answer that they lack has no history.
 
     Raises:
         SourceError: A file is missing or broken.
@@ -46,11 +47,12 @@ def read_retrieval_files(config: CommunitiesConfig, root: str, posts: Posts) -> 
     collection = {own_id: text for own_id in collected if (text := _get_text(collected, own_id))}
     name = FILES[config.setting]
     train = list(_read(f"{folder}/train/{name}"))
+    histories = Histories(posts.questions.values())
     queries, first_stage = [], {}
     for place, split in _SPLITS:
         found: dict[str, dict[str, float]] = _read_json(f"{folder}/{place}/bm25_run.json")
         for record in _read(f"{folder}/{place}/{name}"):
-            query = _to_query(record, split, config, posts)
+            query = _to_query(record, split, config, posts, histories)
             queries.append(query)
             scores = found.get(query.query_id, {})
             first_stage[query.query_id] = {one: float(score) for one, score in scores.items() if one in collection}
@@ -65,7 +67,7 @@ def read_retrieval_files(config: CommunitiesConfig, root: str, posts: Posts) -> 
     early = {document.document_id for document in grounding}
     answered = [record for record in train if _get_text(record, "best_answer") in collection]
     threads = [
-        _to_thread(record, collection, config, posts)
+        _to_thread(record, collection, config, posts, histories)
         for record in answered
         if _get_text(record, "best_answer") in early
     ]
@@ -87,17 +89,21 @@ def read_retrieval_files(config: CommunitiesConfig, root: str, posts: Posts) -> 
     return Communities({config.pooled: ranking}, training, grounding, frozenset(known | posts.questions.keys()), counts)
 
 
-def _to_query(record: Values, split: Literal["validation", "test"], config: CommunitiesConfig, posts: Posts) -> Query:
+def _to_query(
+    record: Values, split: Literal["validation", "test"], config: CommunitiesConfig, posts: Posts, histories: Histories
+) -> Query:
     best, own_id = _get_text(record, "best_answer"), record["id"]
     if config.setting == "personalized":
         relevant = {best: 1.0}
     else:
         relevant = {one: ACCEPTED_GRADE if one == best else OTHER_GRADE for one in record["rel_ids"]}
-    tags = {*record["tags"], *(tag for question in _find_earlier(record, posts) for tag in question.tags)}
+    tags = {*record["tags"], *(tag for question in _find_earlier(record, posts, histories) for tag in question.tags)}
     return Query(own_id, _to_text(record, config), _name_site(own_id), split, relevant, tuple(sorted(tags)))
 
 
-def _to_thread(record: Values, collection: Mapping[str, str], config: CommunitiesConfig, posts: Posts) -> Thread:
+def _to_thread(
+    record: Values, collection: Mapping[str, str], config: CommunitiesConfig, posts: Posts, histories: Histories
+) -> Thread:
     own_id, title, best = record["id"], _get_text(record, "title"), _get_text(record, "best_answer")
     asker = to_text(record.get("user_id")).removesuffix(".0")
     return Thread(
@@ -108,7 +114,7 @@ def _to_thread(record: Values, collection: Mapping[str, str], config: Communitie
         _name_site(own_id),
         own_id if asker in ("", "-1") else asker,
         to_text(record["timestamp"]),
-        rank_tags(_find_earlier(record, posts), config.top_interests),
+        rank_tags(_find_earlier(record, posts, histories), config.top_interests),
         collection[best],
         best,
         # The files' personalized records name the accepted answer alone.
@@ -116,11 +122,12 @@ def _to_thread(record: Values, collection: Mapping[str, str], config: Communitie
     )
 
 
-def _find_earlier(record: Values, posts: Posts) -> list[Question]:
-    """Return what the file says that the asker had asked, without what posts date later than the question."""
-    asked = [posts.questions[one] for one in record["user_questions"] if one in posts.questions]
+def _find_earlier(record: Values, posts: Posts, histories: Histories) -> list[Question]:
+    """Return what the asker had asked before; of a question that posts lack, what its record says."""
     own = posts.questions.get(record["id"])
-    return asked if own is None else [question for question in asked if question.date < own.date]
+    if own is not None:
+        return histories.find_earlier(own)
+    return [posts.questions[one] for one in record["user_questions"] if one in posts.questions]
 
 
 def _to_text(record: Values, config: CommunitiesConfig) -> str:

@@ -211,17 +211,16 @@ def test_retrieval_files_of_se_pqa(tmp_path):
     values["posts"] |= {"root": str(tmp_path)}
     values["split"] |= {"validation_from": "2020-01-09", "test_from": "2020-01-14"}
     by_rules = read_communities(validate(CommunitiesConfig, values), None)
-    later = make_record(
-        "pets_170", "Title 170?", "Title 170? Body 170.", "pets_171", ["pets_171"]
-    )  # as validation begins
-    undated = make_record("pets_1", "Title 1?", "Title 1? Body 1.", "pets_2", ["pets_2"])  # posts have neither
+    later = make_record("pets_170", "Title 170?", "Title 170? Body 170.", "pets_171", ["pets_171"])
+    # That one was answered as validation begins; of this one posts have neither question nor answer.
+    undated = make_record("pets_1", "Title 1?", "Title 1? Body 1.", "pets_2", ["pets_2"])
     write_retrieval_files(by_rules, tmp_path / "se_pqa", training=[later, undated], answers=[("pets_2", "Answer 2.")])
     found = read_communities(validate(CommunitiesConfig, values | {"retrieval_files": "se_pqa"}), None)
     (expected,), (ranking,) = by_rules.rankings.values(), found.rankings.values()
     assert [(q.query_id, q.text, q.community, q.split, q.relevant) for q in ranking.queries] == [
         (q.query_id, q.text, q.community, q.split, q.relevant) for q in expected.queries
     ]
-    assert {query.interests for query in ranking.queries} == {("cats", "own")}
+    assert {query.interests for query in ranking.queries} == {("cats", "own")}  # `planted` is never of the past
     assert "planted" not in {tag for thread in found.training for tag in thread.interests}
     assert ranking.candidates == (Candidate("pets_2", "Answer 2.", ()), *expected.candidates)
     assert len(ranking.first_stage) == len(ranking.queries)
@@ -270,6 +269,25 @@ def test_retrieval_files_hold_what_pandas_wrote_for_nothing(tmp_path, setting, n
     assert {one for scores in ranking.first_stage.values() for one in scores} == {
         candidate.document_id for candidate in ranking.candidates[:3]
     }  # of the five first in the files' collection
+
+
+def test_interests_of_the_files_queries_go_on_through_the_test_split(tmp_path):
+    site = Site("pets")
+    site.ask_many(range(14), tags=["early"])
+    for number, day in enumerate(range(14, 17)):
+        site.ask_many([day], first=1000 + 10 * number, tags=[f"late-{number}"])
+    write_tables([site], tmp_path / "se_pqa")
+    values = compose_option("communities", "se_pqa")
+    values["posts"] |= {"root": str(tmp_path)}
+    values["split"] |= {"validation_from": "2020-01-09", "test_from": "2020-01-14"}
+    write_retrieval_files(read_communities(validate(CommunitiesConfig, values), None), tmp_path / "se_pqa")
+    unknown = make_record("pets_5", "Title 5?", "Title 5? Body 5.", "pets_101", ["pets_101"])
+    with (tmp_path / "se_pqa/answer_retrieval/test/data_pers.jsonl").open("a") as file:
+        file.write(json.dumps(unknown | {"user_questions": ["pets_100", "pets_1000"]}) + "\n")
+    found = read_communities(validate(CommunitiesConfig, values | {"retrieval_files": "se_pqa"}), None)
+    queries = {query.query_id: query for query in found.rankings["SE-PQA"].queries}
+    assert queries["pets_1020"].interests == ("early", "late-0", "late-1", "own")  # its own tags stand in its record
+    assert queries["pets_5"].interests == ("early", "late-0", "own")  # posts don't know it, so that its record says
 
 
 def test_a_retrieval_file_without_a_field_is_told_with_its_line(tmp_path):

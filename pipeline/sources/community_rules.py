@@ -42,8 +42,14 @@ def apply_rules(config: CommunitiesConfig, posts: Posts) -> Communities:
     random.Random(config.seed).shuffle(training)
     counts = {**posts.counts, **_count(parts, len(training))}
     grounding = tuple(document for part in parts for document in part.grounding)
-    by_name = {one.name: one for one in rankings}
-    return Communities(by_name, training[: config.max_training], grounding, frozenset(posts.questions), counts)
+    return Communities(
+        {one.name: one for one in rankings},
+        training[: config.max_training],
+        grounding,
+        question_ids=frozenset(posts.questions),
+        training_ids=frozenset(thread.question_id for thread in training),
+        counts=counts,
+    )
 
 
 class Histories:

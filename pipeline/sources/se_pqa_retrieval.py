@@ -85,8 +85,14 @@ def read_retrieval_files(config: CommunitiesConfig, root: str, posts: Posts) -> 
     }
     ranking = Ranking(config.pooled, tuple(queries), candidates, first_stage)
     known = {query.query_id for query in queries} | {record["id"] for record in train}
-    training = threads[: config.max_training]
-    return Communities({config.pooled: ranking}, training, grounding, frozenset(known | posts.questions.keys()), counts)
+    return Communities(
+        {config.pooled: ranking},
+        threads[: config.max_training],
+        grounding,
+        question_ids=frozenset(known | posts.questions.keys()),
+        training_ids=frozenset(thread.question_id for thread in threads),
+        counts=counts,
+    )
 
 
 def _to_query(

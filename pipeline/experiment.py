@@ -8,6 +8,7 @@ this module says what they may be.
 import re
 from collections.abc import Iterator, Mapping
 from graphlib import CycleError, TopologicalSorter
+from math import ceil
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field, StringConstraints, field_validator, model_validator
@@ -81,6 +82,8 @@ DerivedConfig = MixConfig | JoinConfig | CartographyConfig
 """Data that are other arms' rows."""
 RELEASED, WITH_TAG = "released", "_tag"
 """The arm of students as they were published, and what an arm's name ends in where users' interests count too."""
+_LARGEST_FLOOR = 0.02
+"""Of the p that the surest difference between rankers can have after Holm's correction: well below the usual .05."""
 
 
 class ArmConfig(Config):
@@ -230,6 +233,8 @@ class ExperimentConfig(Config):
     def _check_task(self, task: Task) -> None:
         """Check that arms and judges ask for what the task can be asked for."""
         has_communities = isinstance(self.task, CqaConfig)
+        if isinstance(self.task, CqaConfig):
+            self._check_rankers(self.task)
         for key, index in self.indexes.items():
             if index.corpus is None and not has_communities:
                 raise ValueError(f"indexes.{key}.corpus: {task.name} has no communities with answers; name a corpus")
@@ -266,6 +271,24 @@ class ExperimentConfig(Config):
         if "dev-selected" in self.task.settings and task.positive is None:
             raise ValueError(
                 "task.settings: dev-selected chooses a threshold, which takes a task with a positive label"
+            )
+
+    def _check_rankers(self, config: CqaConfig) -> None:
+        """Check that rankers can be told apart, and that nothing is asked of their data that they don't have."""
+        if self.quality is not None:
+            raise ValueError(
+                f"quality: its page is of rows with labels, beside a benchmark's, and {config.name} has none; leave "
+                "out quality=default: the comparison's report says what arms' answers look like"
+            )
+        # BM25, each student as released, and each that is trained; all without and with TAG.
+        n_rankers = 2 * (1 + len(self.students) + len(list(self.pairs())))
+        n_pairs = n_rankers * (n_rankers - 1) // 2
+        floor = n_pairs / (config.n_permutations + 1)
+        if floor > _LARGEST_FLOOR:
+            raise ValueError(
+                f"task.n_permutations: with {config.n_permutations}, Holm's correction for the {n_pairs} pairs of "
+                f"{n_rankers} rankers leaves no p below {floor:.3f}, and hardly any difference could be significant; "
+                f"set it to {ceil(n_pairs / _LARGEST_FLOOR) - 1} or more"
             )
 
     def order_arms(self) -> list[str]:

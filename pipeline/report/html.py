@@ -5,7 +5,7 @@ another module needs no change here.
 """
 
 import base64
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypedDict
@@ -39,6 +39,11 @@ SETTINGS = {
     "standard": "no row of the benchmark was used to train, select or calibrate a student",
     "dev-selected": "calibrated on the benchmark's own train and dev rows; its test rows alone are reported",
 }
+RANKER_SETTINGS = {
+    "standard": "fusion weights, and BM25's k1 and b where several were tried, were chosen on the benchmark's "
+    "validation queries; its test queries alone are reported",
+}
+"""The same where rankers are compared."""
 IDS = ("row_id", "request_id")
 """Columns of sample rows that only a file needs."""
 MAX_CHARS = 400
@@ -132,13 +137,14 @@ def render_report(report: ReportInput) -> str:
     """Return the report as the text of an HTML file."""
     tables = tabulate_results(report.entries, report.measures)
     shares = {row["arm"]: row["time_shares"] for row in report.efficiencies if row["time_shares"]}
+    settings = SETTINGS if report.rankers is None else RANKER_SETTINGS
     return render_page(
         "report.html.jinja",
         report=report,
-        summary=describe_comparison(report.experiment, tables),
+        summary=describe_comparison(report.experiment, tables, report.cards),
         has_judges=any(table.rows_of("judge") for table in tables),
         legend=describe_judges(tables) | describe_baselines(tables) | describe_notes(tables),
-        settings={table.setting: SETTINGS[table.setting] for table in tables if table.setting in SETTINGS},
+        settings={table.setting: settings[table.setting] for table in tables if table.setting in settings},
         mark=MARK,
         kinds=KINDS,
         benchmarks=[_draw_benchmark(table, report.confusions) for table in tables],
@@ -192,16 +198,23 @@ def render_page(template: str, **values: Any) -> str:
     return environment.get_template(template).render(**values)
 
 
-def describe_comparison(experiment: str, tables: Sequence[ResultTable]) -> str:
-    """Return in a sentence what was compared, and on what."""
+def describe_comparison(experiment: str, tables: Sequence[ResultTable], datasets: Collection[str]) -> str:
+    """Return in a sentence what was compared, and on what.
+
+    Args:
+        experiment: Its name.
+        tables: Of all benchmarks. Where they rank, `<arm>_tag` is the arm under another fusion, and `released` none.
+        datasets: The arms that have one.
+    """
     rows = {(row.arm, row.student, row.kind) for table in tables for row in table.rows}
-    pairs = [(arm, student) for arm, student, kind in rows if kind == "student"]
+    students = {student for _, student, kind in rows if kind == "student"}
+    arms = {arm for arm, _, kind in rows if kind == "student" and arm in datasets}
     n_judges, n_baselines = (sum(kind == wanted for _, _, kind in rows) for wanted in ("judge", "baseline"))
     others = [f"{_count(n_judges, 'judge')} (LLMs that are asked directly)"] if n_judges else []
     benchmarks = list(dict.fromkeys(table.benchmark for table in tables))
     return (
-        f"{experiment} compares {_count(len({arm for arm, _ in pairs}), 'arm')} (where training rows come from) and "
-        f"{_count(len({student for _, student in pairs}), 'student')} with "
+        f"{experiment} compares {_count(len(arms), 'arm')} (where training rows come from) and "
+        f"{_count(len(students), 'student')} with "
         f"{_enumerate([*others, _count(n_baselines, 'baseline')])} on {_enumerate(benchmarks)}."
     )
 

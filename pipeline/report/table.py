@@ -30,6 +30,8 @@ NOTES = {
     "all-MiniLM-L6-v2 was",
 }
 """What must be known of an arm, by its name."""
+RANKING = "nDCG@10"
+"""A measure that rankers alone have."""
 Kind = Literal["student", "judge", "baseline"]
 TRAINED = ("tfidf_", "frozen_")
 """How baselines begin that learn from the texts of an arm's rows; all others are trivial."""
@@ -141,14 +143,18 @@ class ResultTable:
         return f"{weight}{format_number(cell.value)}{weight}{mark}{separator}{interval}"
 
     def describe_clearing(self) -> str:
-        """Return one sentence on how many students and judges do better than a trivial baseline; empty without any."""
-        groups = [(kind, self.rows_of(kind)) for kind in KINDS if kind != "baseline" and self.rows_of(kind)]
+        """Return one sentence on how many students and judges do better than a trivial baseline; empty without any.
+
+        Where they rank, a student is there several times: as released, and with TAG. So rankers are counted.
+        """
+        nouns: dict[Kind, str] = {"student": "ranker" if RANKING in self.measures else "student", "judge": "judge"}
+        groups = [(noun, self.rows_of(kind)) for kind, noun in nouns.items() if self.rows_of(kind)]
         if self.bar is None or not groups:
             return ""
         counts, measure = [sum(row.clears for row in rows) for _, rows in groups], self.measures[0]
         parts = [
-            f"{n or 'none'} of {len(rows)} {kind if len(rows) == 1 else f'{kind}s'}"
-            for n, (kind, rows) in zip(counts, groups, strict=True)
+            f"{n or 'none'} of {len(rows)} {noun if len(rows) == 1 else f'{noun}s'}"
+            for n, (noun, rows) in zip(counts, groups, strict=True)
         ]
         subject = " and ".join(parts)
         return (

@@ -1,6 +1,7 @@
 """Answers to questions that were written elsewhere: by people, by another system, by the authors of a paper."""
 
 import json
+from collections import Counter
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -18,12 +19,13 @@ class WrittenAnswer(NamedTuple):
     text: str
 
 
-def read_answers(config: AnswersConfig, data_root: str | None) -> list[WrittenAnswer]:
+def read_answers(config: AnswersConfig, data_root: str | None, left_out: Counter[str]) -> list[WrittenAnswer]:
     """Return the answers of a file; rows without one are left out.
 
     Args:
         config: Which file, and which of its columns is what.
         data_root: The experiment's, for a config without one.
+        left_out: Rows that are, by why; added to.
 
     Raises:
         SourceError: The file is missing or broken, lacks a column, or no row is left.
@@ -39,7 +41,9 @@ def read_answers(config: AnswersConfig, data_root: str | None) -> list[WrittenAn
     ]
     if not found:
         raise SourceError(f"{path}: the column {config.answer} is empty in all {len(rows)} rows")
-    return found[: config.limit]
+    taken = found[: config.limit]
+    left_out += Counter(empty=len(rows) - len(found), beyond_limit=len(found) - len(taken))
+    return taken
 
 
 def _read_texts(cell: str, place: str) -> Iterator[str]:

@@ -145,8 +145,10 @@ class Communities:
     """Answers from before each site's first validation question, which generated ones may rest on."""
     question_ids: frozenset[str]
     """Of all questions, whenever they were asked."""
+    training_ids: frozenset[str]
+    """Of all questions for training, also of those beyond `max_training`."""
     counts: Mapping[str, int]
     """What was read, left out or odd."""
 
 
-NO_COMMUNITIES = Communities({}, (), (), frozenset(), {})
+NO_COMMUNITIES = Communities({}, (), (), frozenset(), frozenset(), {})

@@ -42,8 +42,14 @@ def apply_rules(config: CommunitiesConfig, posts: Posts) -> Communities:
     random.Random(config.seed).shuffle(training)
     counts = {**posts.counts, **_count(parts, len(training))}
     grounding = tuple(document for part in parts for document in part.grounding)
-    by_name = {one.name: one for one in rankings}
-    return Communities(by_name, training[: config.max_training], grounding, frozenset(posts.questions), counts)
+    return Communities(
+        {one.name: one for one in rankings},
+        training[: config.max_training],
+        grounding,
+        question_ids=frozenset(posts.questions),
+        training_ids=frozenset(thread.question_id for thread in training),
+        counts=counts,
+    )
 
 
 class Histories:
@@ -83,7 +89,7 @@ def _split_site(site: str, config: CommunitiesConfig, posts: Posts, histories: H
         for one in questions
         if (answer := _find_accepted(one, posts.answers.get(one.question_id, []), rules))
     }
-    # The history of SE-PQA's test queries ends where its test split begins.
+    # SE-PQA counts earlier questions up to where its test split begins; interests go on to the query itself.
     limit = config.split.test_from if isinstance(config.split, DatesConfig) else None
     eligible = [
         one
@@ -94,7 +100,7 @@ def _split_site(site: str, config: CommunitiesConfig, posts: Posts, histories: H
     validation, test, cut = _split(site, eligible, config, rules)
     splits: tuple[tuple[Split, list[Question]], ...] = (("validation", validation), ("test", test))
     queries = [
-        _to_query(one, split, config, posts, accepted.get(one.question_id), histories, limit)
+        _to_query(one, split, config, posts, accepted.get(one.question_id), histories)
         for split, of in splits
         for one in of
     ]
@@ -158,7 +164,6 @@ def _to_query(
     posts: Posts,
     accepted: Answer | None,
     histories: Histories,
-    limit: str | None,
 ) -> Query:
     if config.setting == "personalized":
         assert accepted is not None
@@ -168,7 +173,7 @@ def _to_query(
             one.answer_id: ACCEPTED_GRADE if one is accepted else OTHER_GRADE
             for one in posts.answers[question.question_id]
         }
-    tags = {*question.tags, *(tag for one in histories.find_earlier(question, limit) for tag in one.tags)}
+    tags = {*question.tags, *(tag for one in histories.find_earlier(question) for tag in one.tags)}
     return Query(question.question_id, _to_text(question, config), question.site, split, relevant, tuple(sorted(tags)))
 
 

@@ -68,9 +68,9 @@ def plan_arms(experiment: ExperimentConfig, inputs: Inputs, steps: Steps, cluste
 
 def _build_from_rows(key: str, arm: ArmConfig, experiment: ExperimentConfig, inputs: Inputs, steps: Steps) -> Step:
     examples = inputs.examples[key]
-    return run_dataset(
-        key, arm, experiment, inputs, steps, {"rows": digest_examples(examples)}, lambda: Answers(examples)
-    )
+    counts = {f"left_out_{why}": n for why, n in inputs.left_out.get(key, {}).items()}
+    made_of = {"rows": digest_examples(examples), "left out": digest(counts)}
+    return run_dataset(key, arm, experiment, inputs, steps, made_of, lambda: Answers(examples, counts=counts))
 
 
 def _build_from_answers(

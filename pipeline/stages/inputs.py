@@ -8,7 +8,7 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
 from pipeline.errors import ConfigError, SourceError
 from pipeline.experiment import CartographyConfig, DerivedConfig, ExperimentConfig
@@ -81,6 +81,8 @@ class Inputs:
     """By arm whose rows are picked by how a student learns them."""
     communities: Communities
     """Whose questions are answered; empty where the task labels texts, and then there is `gold`."""
+    left_out: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    """By arm whose answers were written elsewhere: how many of them are none of its rows, by why."""
 
     def list_gold(self) -> dict[str, Sequence[GoldItem]]:
         """Return what no training row may repeat, by benchmark: items to label, or what answers a test query."""
@@ -121,7 +123,7 @@ def read_inputs(experiment: ExperimentConfig) -> Inputs:
     """
     check_root(experiment)
     task = make_task(experiment.task)
-    seeds, spare_topics, examples = {}, {}, {}
+    seeds, spare_topics, examples, left_out = {}, {}, {}, {}
     communities = _read_communities(experiment)
     for key, arm in experiment.arms.items():
         if isinstance(arm.data, QuestionsConfig):
@@ -130,7 +132,7 @@ def read_inputs(experiment: ExperimentConfig) -> Inputs:
         elif isinstance(arm.data, AcceptedAnswersConfig):
             examples[key] = [to_example(thread) for thread in communities.training[: arm.data.limit]]
         elif isinstance(arm.data, AnswersConfig):
-            examples[key] = _read_written_answers(key, arm.data, experiment.data.root, communities)
+            examples[key], left_out[key] = _read_written_answers(key, arm.data, experiment.data.root, communities)
         elif isinstance(arm.data, SeedData):
             seeds[key] = read_seeds(arm.data, experiment.data.root)
             if experiment.watch.resample_topics and isinstance(arm.data, TopicsConfig):
@@ -179,22 +181,24 @@ def read_inputs(experiment: ExperimentConfig) -> Inputs:
         baseline_models,
         cartographers,
         communities,
+        left_out,
     )
 
 
 def _read_written_answers(
     key: str, config: AnswersConfig, data_root: str | None, communities: Communities
-) -> list[Example]:
+) -> tuple[list[Example], Counter[str]]:
     left_out: Counter[str] = Counter()
-    found = to_written_examples(read_answers(config, data_root), communities, left_out)
-    counted = "; left out: " + ", ".join(f"{n:,} {why}" for why, n in left_out.items()) if left_out else ""
+    found = to_written_examples(read_answers(config, data_root, left_out), communities, left_out)
+    reasons = ", ".join(f"{n:,} {why.replace('_', ' ')}" for why, n in left_out.items())
+    counted = f"; left out: {reasons}" if left_out else ""
     if not found:
         raise SourceError(
             f"arms.{key}.data: {config.path} has no answer to a training question{counted}; its {config.question_id} "
             "must be ids of the communities' questions, or `question` name the columns of the file's own"
         )
     LOG.info("arms.%s: %d answers of %s%s", key, len(found), config.path, counted)
-    return found
+    return found, left_out
 
 
 def _check_indexes(experiment: ExperimentConfig) -> None:

@@ -88,8 +88,9 @@ def make_margin_loss(model: Any, margin: float) -> "torch.nn.Module":
     """Return the triplet margin loss over all negatives of a batch, as sentence-transformers calls it.
 
     It is the mean of max(0, margin - q_i·p_i + q_i·n) over all pairs (i, n) of a query and a negative: every other
-    query's passage, unless it is the same text as p_i, and i's own hard negatives, unless they are. Equal texts have
-    equal numbers in `labels`, of shape (batch, 1 + hard negatives). A batch without a negative has loss 0.
+    query's passage, unless it is the same text as p_i, and i's own hard negatives, unless they are. Rows of one query
+    have no negatives in each other. Equal texts have equal numbers in `labels`, of shape (batch, 2 + hard negatives):
+    those of the query, of its passage and of its hard negatives. A batch without a negative has loss 0.
 
     Several workers' batches are one batch: passages are gathered with their gradients, and the sum of a worker's pairs
     is divided by the mean number of pairs of a worker, so that the mean over workers is that over all pairs.
@@ -127,10 +128,12 @@ def make_margin_loss(model: Any, margin: float) -> "torch.nn.Module":
 
 
 def _find_negatives(labels: "torch.Tensor", all_labels: "torch.Tensor") -> "torch.Tensor":
-    """Return which of all passages, then of its own hard negatives, are not the text of a query's own passage."""
+    """Return which of all passages, then of its own hard negatives, are negatives of each query."""
     import torch
 
-    return torch.cat([labels[:, :1] != all_labels[:, 0], labels[:, :1] != labels[:, 1:]], dim=1)
+    queries, passages = labels[:, :1], labels[:, 1:2]
+    others = (queries != all_labels[:, 0]) & (passages != all_labels[:, 1])
+    return torch.cat([others, passages != labels[:, 2:]], dim=1)
 
 
 def fit_reranker(
@@ -146,8 +149,8 @@ def fit_reranker(
 ) -> FitResult:
     """Train one re-ranker; with held-out pairs it stops early, and with `save_to` the whole model is saved.
 
-    The held-out score is the MRR@10 of each query's own passage among all held-out passages; the held-out loss is the
-    training's, with all of them as one batch and without hard negatives.
+    The held-out score is the MRR@10 of each query's own passage among all held-out passages, without others of the same
+    query; the held-out loss is the training's, with all of them as one batch and without hard negatives.
 
     Several workers train as one with all their rows (see `make_margin_loss`). They need batches of equal size: rows
     that don't fill the last one are left out of that epoch.
@@ -223,21 +226,23 @@ def _to_columns(pairs: Sequence[Pair], n_hard_negatives: int) -> Any:
     """Return the trainer's data set: the texts' columns in the order in which the loss gets them, and their numbers."""
     from datasets import Dataset
 
-    numbers: dict[str, int] = {}
     passages = [(pair.passage, *pair.hard_negatives[:n_hard_negatives]) for pair in pairs]
     columns: dict[str, list[Any]] = {"query": [pair.query for pair in pairs]}
     for position, texts in enumerate(zip(*passages, strict=True)):
         columns[f"passage_{position}"] = list(texts)
-    columns["label"] = [[numbers.setdefault(text, len(numbers)) for text in texts] for texts in passages]
+    numbers: dict[str, int] = {}
+    columns["label"] = [
+        [numbers.setdefault(text, len(numbers)) for text in (pair.query, *texts)]
+        for pair, texts in zip(pairs, passages, strict=True)
+    ]
     return Dataset.from_dict(columns)
 
 
 def _make_evaluator(pairs: Sequence[Pair], config: RerankerConfig) -> Any:
     from sentence_transformers.sentence_transformer.evaluation import SentenceEvaluator
 
-    passages = list(dict.fromkeys(pair.passage for pair in pairs))
-    places = {passage: place for place, passage in enumerate(passages)}
-    queries, own = [pair.query for pair in pairs], np.array([places[pair.passage] for pair in pairs])
+    queries, passages = [pair.query for pair in pairs], list(dict.fromkeys(pair.passage for pair in pairs))
+    asked, own = _number(queries), _number(pair.passage for pair in pairs)
 
     class _Evaluator(SentenceEvaluator):
         # The library's own evaluator of retrieval breaks ties as they come, and measures no loss.
@@ -246,34 +251,48 @@ def _make_evaluator(pairs: Sequence[Pair], config: RerankerConfig) -> Any:
                 model.encode(texts, batch_size=config.eval_batch_size, show_progress_bar=False)
                 for texts in (queries, passages)
             )
-            return measure_ranking(query_vectors, passage_vectors, own, config.margin)
+            return measure_ranking(query_vectors, passage_vectors, asked, own, config.margin)
 
     return _Evaluator()  # type: ignore[no-untyped-call]
 
 
+def _number(texts: Iterable[str]) -> npt.NDArray[np.int64]:
+    """Return each text's place among the different ones, in order of appearance."""
+    places: dict[str, int] = {}
+    return np.array([places.setdefault(text, len(places)) for text in texts])
+
+
 def measure_ranking(
-    queries: npt.NDArray[np.float32], passages: npt.NDArray[np.float32], own: npt.NDArray[np.int64], margin: float
+    queries: npt.NDArray[np.float32],
+    passages: npt.NDArray[np.float32],
+    asked: npt.NDArray[np.int64],
+    own: npt.NDArray[np.int64],
+    margin: float,
 ) -> dict[str, float]:
     """Return how well each query's own passage is ranked among all, as `MRR@10`, and the margin loss, as `loss`.
 
     Args:
-        queries: Vectors of length 1; shape (queries, dimensions).
+        queries: Vectors of length 1, one for each pair of a query and a passage; shape (pairs, dimensions).
         passages: Vectors of different texts, likewise; shape (passages, dimensions).
-        own: The position of each query's own passage; shape (queries,). Others that score as high come before it.
+        asked: Each query's number, shared by equal texts; shape (pairs,). Other passages of equal queries are left out.
+        own: The position of each query's own passage; shape (pairs,). Others that score as high come before it.
         margin: In cosine.
     """
-    reciprocal_ranks, violations = 0.0, 0.0
+    reciprocal_ranks, violations, n_negatives = 0.0, 0.0, 0
     for start in range(0, len(queries), _QUERIES_AT_ONCE):
         batch = slice(start, start + _QUERIES_AT_ONCE)
         scores = queries[batch] @ passages.T
         own_scores = np.take_along_axis(scores, own[batch, None], axis=1)
-        ranks = (scores >= own_scores).sum(axis=1)
+        is_negative = np.ones(scores.shape, dtype=bool)
+        rows, pairs = np.nonzero(asked[batch, None] == asked)
+        is_negative[rows, own[pairs]] = False
+        ranks = 1 + (is_negative & (scores >= own_scores)).sum(axis=1)
         reciprocal_ranks += float((1 / ranks[ranks <= _CUT]).sum())
         violation = np.maximum(0.0, margin - own_scores + scores)
-        np.put_along_axis(violation, own[batch, None], 0.0, axis=1)
+        violation[~is_negative] = 0.0
         violations += float(violation.sum(dtype=np.float64))
-    n_pairs = len(queries) * (len(passages) - 1)
-    return {"loss": violations / max(n_pairs, 1), MEASURE: reciprocal_ranks / len(queries)}
+        n_negatives += int(is_negative.sum())
+    return {"loss": violations / max(n_negatives, 1), MEASURE: reciprocal_ranks / len(queries)}
 
 
 @dataclass(frozen=True)

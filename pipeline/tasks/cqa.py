@@ -103,7 +103,7 @@ def to_example(thread: Thread) -> Example:
 
 
 def to_written_examples(
-    answers: Sequence[WrittenAnswer], communities: Communities, counts: Counter[str]
+    answers: Sequence[WrittenAnswer], communities: Communities, left_out: Counter[str]
 ) -> list[Example]:
     """Return answers that were written elsewhere, to training questions and to such as the communities don't have.
 
@@ -111,21 +111,24 @@ def to_written_examples(
 
     Args:
         answers: The first to a question in the same words is taken.
-        communities: Their questions that are not for training are left out, and with them the future.
-        counts: Of what is left out; added to.
+        communities: Their questions that are not for training are left out, and with them the future; so are those
+            beyond `max_training`.
+        left_out: Answers that are, by why; added to.
     """
     threads = {thread.question_id: thread for thread in communities.training}
     found: dict[str, Example] = {}
     for answer in answers:
         row_id = digest([answer.question_id, answer.text])
         if row_id in found:
-            counts["repeated"] += 1
+            left_out["repeated"] += 1
         elif thread := threads.get(answer.question_id):
             found[row_id] = replace(to_example(thread), row_id=row_id, text=answer.text)
+        elif answer.question_id in communities.training_ids:
+            left_out["of_questions_beyond_max_training"] += 1
         elif answer.question_id in communities.question_ids:
-            counts["of questions that are not for training"] += 1
+            left_out["of_questions_not_for_training"] += 1
         elif not answer.question:
-            counts["of unknown questions"] += 1
+            left_out["of_unknown_questions"] += 1
         else:
             community, _, _ = answer.question_id.rpartition("_")
             extras = {

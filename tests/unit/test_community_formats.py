@@ -9,6 +9,7 @@ import pytest
 
 from pipeline.config import validate
 from pipeline.errors import SourceError
+from pipeline.records import Candidate
 from pipeline.sources.communities import read_communities
 from pipeline.sources.community import CommunitiesConfig
 from tests.composing import compose_option
@@ -21,6 +22,10 @@ QUESTION_COLUMNS = [
 ANSWER_COLUMNS = [
     "Id", "CreationDate", "Score", "Title", "Tags", "CommentCount", "ParentId", "AccountId", "Text"
 ]  # fmt: skip
+
+
+NAN = float("nan")
+"""What pandas writes for what is not there, and Python reads."""
 
 
 @pytest.fixture
@@ -151,21 +156,32 @@ def test_a_dump_without_its_users_joins_none_over_sites(tmp_path, sites):
     assert {thread.asker.partition(":")[0] for thread in found.training if ":" in thread.asker} == {"pets", "birds"}
 
 
-def write_retrieval_files(communities, folder, name="data_pers.jsonl"):
-    """Write SE-PQA's `answer_retrieval` from communities that were read otherwise."""
+def write_retrieval_files(communities, folder, setting="personalized", training=(), answers=()):
+    """Write SE-PQA's `answer_retrieval` from communities that were read otherwise.
+
+    Args:
+        communities: What is written.
+        folder: Where.
+        setting: In `personalized` the files name the accepted answer alone.
+        training: Further records.
+        answers: Further pairs of an id and a text for the collection.
+    """
     (ranking,) = communities.rankings.values()
-    records = {"train": [], "val": [], "test": []}
+    records = {"train": [*training], "val": [], "test": []}
     for thread in communities.training:
+        named = [thread.answer_id] if setting == "personalized" else thread.answer_ids
         records["train"].append(
-            make_record(thread.question_id, thread.title, thread.query, thread.answer_id, thread.answer_ids)
+            make_record(thread.question_id, thread.title, thread.query, thread.answer_id, named)
             | {"user_id": float(thread.asker), "timestamp": thread.asked_at}
         )
     for query in ranking.queries:
-        (best,) = query.relevant
+        is_best = {answer: setting == "personalized" or grade == 2 for answer, grade in query.relevant.items()}
+        best = next((answer for answer in is_best if is_best[answer]), NAN)
         records[{"validation": "val", "test": "test"}[query.split]].append(
-            make_record(query.query_id, query.text.partition("?")[0] + "?", query.text, best, [best])
+            make_record(query.query_id, query.text.partition("?")[0] + "?", query.text, best, query.relevant)
         )
-    collection = {candidate.document_id: candidate.text for candidate in ranking.candidates}
+    collection = {**dict(answers), **{candidate.document_id: candidate.text for candidate in ranking.candidates}}
+    name = {"personalized": "data_pers.jsonl", "base": "data.jsonl"}[setting]
     for split, of_split in records.items():
         (folder / "answer_retrieval" / split).mkdir(parents=True)
         lines = "".join(json.dumps(record) + "\n" for record in of_split)
@@ -189,20 +205,24 @@ def test_retrieval_files_of_se_pqa(tmp_path):
     site = Site("pets")
     site.ask_many(range(20), tags=["cats"])
     site.posts[-2]["tags"] = ["planted"]  # the last question, which the files name as a past of everybody's
+    site.answer(5, 100, 2)  # not accepted, so that the files don't name it
     write_tables([site], tmp_path / "se_pqa")
     values = compose_option("communities", "se_pqa")
     values["posts"] |= {"root": str(tmp_path)}
     values["split"] |= {"validation_from": "2020-01-09", "test_from": "2020-01-14"}
     by_rules = read_communities(validate(CommunitiesConfig, values), None)
-    write_retrieval_files(by_rules, tmp_path / "se_pqa")
+    later = make_record("pets_170", "Title 170?", "Title 170? Body 170.", "pets_171", ["pets_171"])
+    # That one was answered as validation begins; of this one posts have neither question nor answer.
+    undated = make_record("pets_1", "Title 1?", "Title 1? Body 1.", "pets_2", ["pets_2"])
+    write_retrieval_files(by_rules, tmp_path / "se_pqa", training=[later, undated], answers=[("pets_2", "Answer 2.")])
     found = read_communities(validate(CommunitiesConfig, values | {"retrieval_files": "se_pqa"}), None)
     (expected,), (ranking,) = by_rules.rankings.values(), found.rankings.values()
     assert [(q.query_id, q.text, q.community, q.split, q.relevant) for q in ranking.queries] == [
         (q.query_id, q.text, q.community, q.split, q.relevant) for q in expected.queries
     ]
-    assert {query.interests for query in ranking.queries} == {("cats", "own")}
+    assert {query.interests for query in ranking.queries} == {("cats", "own")}  # `planted` is never of the past
     assert "planted" not in {tag for thread in found.training for tag in thread.interests}
-    assert ranking.candidates == expected.candidates
+    assert ranking.candidates == (Candidate("pets_2", "Answer 2.", ()), *expected.candidates)
     assert len(ranking.first_stage) == len(ranking.queries)
     n_found = [len(scores) for scores in ranking.first_stage.values()]
     assert sorted(set(n_found)) == [0, 5]  # of the first of each split nothing was found, and it counts
@@ -210,7 +230,64 @@ def test_retrieval_files_of_se_pqa(tmp_path):
     assert {t.question_id: (t.title, t.body, t.asker, t.answer) for t in found.training} == {
         t.question_id: (t.title, t.body, t.asker, t.answer) for t in by_rules.training
     }
+    assert {t.question_id: {*t.answer_ids} for t in found.training} == {
+        t.question_id: {*t.answer_ids} for t in by_rules.training
+    }
+    assert found.counts["training_answered_later"] == 2
     assert found.grounding == by_rules.grounding
+
+
+@pytest.mark.parametrize(("setting", "n_earlier", "n_without"), [("personalized", 5, 1), ("base", 0, 2)])
+def test_retrieval_files_hold_what_pandas_wrote_for_nothing(tmp_path, setting, n_earlier, n_without):
+    site = Site("pets")
+    site.ask_many(range(20))
+    site.ask(1, 3, accepted=2)
+    site.answer(2, 1, 4, score=-1)  # accepted, and not in the collection
+    site.answer(3, 1, 4)
+    for question, day in ((4, 4), (6, 16)):  # nothing was accepted
+        site.ask(question, day)
+        site.answer(question + 1, question, day)
+    write_tables([site], tmp_path / "se_pqa")
+    values = compose_option("communities", "se_pqa")
+    values["posts"] |= {"root": str(tmp_path)}
+    values["split"] |= {"validation_from": "2020-01-09", "test_from": "2020-01-14"}
+    values |= {"setting": setting, "min_earlier_questions": n_earlier}
+    by_rules = read_communities(validate(CommunitiesConfig, values), None)
+    named = {"personalized": ["pets_2"], "base": ["pets_3"]}[setting]
+    training = [make_record("pets_1", "Title 1?", "Title 1? Body 1.", "pets_2", named)]
+    if setting == "base":
+        training.append(make_record("pets_4", "Title 4?", "Title 4? Body 4.", NAN, ["pets_5"]))
+    write_retrieval_files(by_rules, tmp_path / "se_pqa", setting, training, answers=[("pets_9", NAN), ("pets_99", "")])
+    found = read_communities(validate(CommunitiesConfig, values | {"retrieval_files": "se_pqa"}), None)
+    (expected,), (ranking,) = by_rules.rankings.values(), found.rankings.values()
+    assert {t.question_id for t in found.training} == {t.question_id for t in by_rules.training}
+    assert found.counts["training_without_answer"] == n_without
+    assert [(q.query_id, q.relevant) for q in ranking.queries] == [(q.query_id, q.relevant) for q in expected.queries]
+    assert ("pets_6" in {query.query_id for query in ranking.queries}) == (setting == "base")
+    assert ranking.candidates == expected.candidates
+    assert found.counts["collection_without_text"] == 2
+    assert {one for scores in ranking.first_stage.values() for one in scores} == {
+        candidate.document_id for candidate in ranking.candidates[:3]
+    }  # of the five first in the files' collection
+
+
+def test_interests_of_the_files_queries_go_on_through_the_test_split(tmp_path):
+    site = Site("pets")
+    site.ask_many(range(14), tags=["early"])
+    for number, day in enumerate(range(14, 17)):
+        site.ask_many([day], first=1000 + 10 * number, tags=[f"late-{number}"])
+    write_tables([site], tmp_path / "se_pqa")
+    values = compose_option("communities", "se_pqa")
+    values["posts"] |= {"root": str(tmp_path)}
+    values["split"] |= {"validation_from": "2020-01-09", "test_from": "2020-01-14"}
+    write_retrieval_files(read_communities(validate(CommunitiesConfig, values), None), tmp_path / "se_pqa")
+    unknown = make_record("pets_5", "Title 5?", "Title 5? Body 5.", "pets_101", ["pets_101"])
+    with (tmp_path / "se_pqa/answer_retrieval/test/data_pers.jsonl").open("a") as file:
+        file.write(json.dumps(unknown | {"user_questions": ["pets_100", "pets_1000"]}) + "\n")
+    found = read_communities(validate(CommunitiesConfig, values | {"retrieval_files": "se_pqa"}), None)
+    queries = {query.query_id: query for query in found.rankings["SE-PQA"].queries}
+    assert queries["pets_1020"].interests == ("early", "late-0", "late-1", "own")  # its own tags stand in its record
+    assert queries["pets_5"].interests == ("early", "late-0", "own")  # posts don't know it, so that its record says
 
 
 def test_a_retrieval_file_without_a_field_is_told_with_its_line(tmp_path):

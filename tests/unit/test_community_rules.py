@@ -166,10 +166,12 @@ def test_users_are_joined_over_sites_by_their_account(tmp_path):
     assert len(read(tmp_path, first, second).rankings["pets"].queries) == 11
 
 
-def test_splits_by_dates_end_a_history_where_the_test_split_begins(tmp_path):
+def test_splits_by_dates_count_earlier_questions_up_to_the_test_split_and_interests_up_to_the_query(tmp_path):
     site = Site()
     site.ask_many(range(20), tags=["early"])
-    site.ask_many(range(20, 24), first=1000, tags=["late"])
+    for number, day in enumerate(range(20, 24)):
+        site.ask_many([day], first=1000 + 10 * number, tags=[f"late-{number}"])
+    site.ask_many([0, 1, 2, 3, 20, 21, 22], user=2, first=2000)  # four before the split: not judged
     split = {
         "kind": "dates",
         "validation_from": str(DAY + timedelta(days=8)),
@@ -178,8 +180,10 @@ def test_splits_by_dates_end_a_history_where_the_test_split_begins(tmp_path):
     communities = read(tmp_path, site, split=split, pooled="All")
     queries = {query.query_id: query for query in communities.rankings["All"].queries}
     assert [q for q, query in queries.items() if query.split == "test"] == [f"pets_{1000 + 10 * n}" for n in range(4)]
-    assert queries["pets_1030"].interests == ("early", "late")  # its own tag; the three before it are of the split
-    assert {thread.question_id for thread in communities.training} == {f"pets_{100 + 10 * day}" for day in range(7)}
+    assert queries["pets_1000"].interests == ("early", "late-0")
+    assert queries["pets_1030"].interests == ("early", "late-0", "late-1", "late-2", "late-3")
+    trained = [f"pets_{100 + 10 * day}" for day in range(7)] + [f"pets_{2000 + 10 * day}" for day in range(4)]
+    assert {thread.question_id for thread in communities.training} == {*trained}
 
 
 def test_odd_posts_are_counted_and_lose_nothing(tmp_path):

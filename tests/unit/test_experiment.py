@@ -309,3 +309,28 @@ def test_every_arm_meets_every_student_unless_it_lists_its_own():
         ("students", {"x": students["minilm"], "y": students["minilm"]}),
     )
     assert list(validate(ExperimentConfig, values).pairs()) == [("b", "x"), ("b", "y"), ("a", "y")]
+
+
+CQA = compose_experiment(["task=cqa", "data=accepted_answers", "student=reranker_minilm"]).model_dump()
+
+
+def change_rankers(n_arms, n_permutations) -> dict:
+    """Return the values of a comparison of as many arms; with one student they are 4 + 2 * n_arms rankers."""
+    arms = {f"arm_{number}": CQA["arms"]["accepted_answers"] for number in range(n_arms)}
+    return {**CQA, "arms": arms, "task": {**CQA["task"], "n_permutations": n_permutations}}
+
+
+def test_so_few_permutations_that_no_difference_could_be_significant_are_refused_with_how_many_would_do():
+    assert validate(ExperimentConfig, change_rankers(8, 10_000))
+    with pytest.raises(ConfigError) as caught:
+        validate(ExperimentConfig, change_rankers(9, 10_000))
+    assert "Holm's correction for the 231 pairs of 22 rankers leaves no p below 0.023" in str(caught.value)
+    assert "set it to 11549 or more" in str(caught.value)
+    assert validate(ExperimentConfig, change_rankers(9, 11_549))
+    with pytest.raises(ConfigError, match="set it to 11549 or more"):
+        validate(ExperimentConfig, change_rankers(9, 11_548))
+
+
+def test_a_page_on_the_quality_of_answers_is_refused_before_anything_runs():
+    with pytest.raises(ConfigError, match="leave out quality=default: the comparison's report says"):
+        compose_experiment(["experiment=stackexchange_cqa", "quality=default"])

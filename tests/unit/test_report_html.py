@@ -360,7 +360,7 @@ def test_any_value_has_a_text(value, text):
 def test_summary_names_each_benchmark_once():
     entries = make_entries() + [{**item, "benchmark": "AmbigNQ"} for item in make_entries()]
     entries += [{**item, "setting": "dev-selected"} for item in make_entries()]
-    assert describe_comparison("x", tabulate_results(entries)).endswith("on ClariQ and AmbigNQ.")
+    assert describe_comparison("x", tabulate_results(entries), ["llama"]).endswith("on ClariQ and AmbigNQ.")
 
 
 def test_legend_explains_only_baselines_that_are_there():

@@ -136,12 +136,22 @@ def test_folds_of_pairs_are_drawn_by_the_seed_and_need_as_many_groups():
 # --- the loss
 
 
-def compute_loss(queries, passages, negatives=(), labels=None, margin=0.5) -> float:
-    """Return the loss of given vectors; `labels` are those of the own passages, then of the hard negatives."""
+def compute_loss(queries, passages, negatives=(), labels=None, margin=0.5, asked=None) -> float:
+    """Return the loss of given vectors.
+
+    Args:
+        queries: Vectors.
+        passages: The queries' own.
+        negatives: Hard ones of all queries, the best first.
+        labels: Numbers of the own passages' texts, then of the hard negatives'; None: all differ.
+        margin: In cosine.
+        asked: Numbers of the queries' texts; None: all differ.
+    """
     columns = [torch.tensor(np.asarray(vectors), dtype=torch.float64) for vectors in (queries, passages, *negatives)]
     numbers = np.arange(len(queries) * (len(columns) - 1)).reshape(-1, len(queries)).T if labels is None else labels
     loss = make_margin_loss(lambda features: {"sentence_embedding": features["vectors"]}, margin)
-    return loss([{"vectors": column} for column in columns], torch.tensor(np.asarray(numbers))).item()
+    numbers = np.column_stack([np.arange(len(queries)) if asked is None else asked, numbers])
+    return loss([{"vectors": column} for column in columns], torch.tensor(numbers)).item()
 
 
 def on_circle(*degrees):
@@ -162,6 +172,9 @@ def test_the_loss_worked_by_hand():
     assert compute_loss(queries, passages, margin=1.0) == pytest.approx((0.5 + 1 - np.sqrt(3) / 2 + 1) / 6, abs=1e-6)
     # Passages 2 and 3 are one text: q2 and q3 lose a pair each, and q2's was all there was.
     assert compute_loss(queries, passages, labels=[[0], [1], [1]]) == pytest.approx(0, abs=1e-6)
+    # q2 and q3 are one text: under a margin of 1 their pairs with passage 1 alone are left, .134 and 0.
+    expected = (0.5 + 1 - np.sqrt(3) / 2) / 4
+    assert compute_loss(queries, passages, margin=1.0, asked=[0, 1, 1]) == pytest.approx(expected, abs=1e-6)
     # Hard negatives at 0, 90 and 90: .5, .5 - .866 + 1 = .634 and .5 - .5 + 0 = 0 over 9 pairs.
     hard = [on_circle(0, 90, 90)]
     assert compute_loss(queries, passages, hard) == pytest.approx((0.5 + 0.5 + 1.5 - np.sqrt(3) / 2) / 9, abs=1e-6)
@@ -178,21 +191,21 @@ def test_the_loss_is_the_mean_over_all_pairs_that_a_loop_finds(n, n_hard, n_text
     vectors = draw.normal(size=(2 + n_hard, n, 5))
     vectors /= np.linalg.norm(vectors, axis=-1, keepdims=True)
     queries, passages, *negatives = vectors
-    labels = draw.integers(n_texts, size=(n, 1 + n_hard))
+    labels, asked = draw.integers(n_texts, size=(n, 1 + n_hard)), draw.integers(n_texts, size=n)
     found = []
     for i in range(n):
         own = float(np.dot(queries[i], passages[i]))
-        others = [passages[j] for j in range(n) if labels[j, 0] != labels[i, 0]]
+        others = [passages[j] for j in range(n) if labels[j, 0] != labels[i, 0] and asked[j] != asked[i]]
         others += [negatives[k][i] for k in range(n_hard) if labels[i, 1 + k] != labels[i, 0]]
         found += [max(0.0, margin - own + float(np.dot(queries[i], other))) for other in others]
     expected = sum(found) / len(found) if found else 0.0
-    assert compute_loss(queries, passages, negatives, labels, margin) == pytest.approx(expected, abs=1e-6)
+    assert compute_loss(queries, passages, negatives, labels, margin, asked) == pytest.approx(expected, abs=1e-6)
 
 
 def test_a_batch_without_negatives_has_no_loss_and_no_gradient():
     vectors = torch.eye(2, requires_grad=True)
     loss = make_margin_loss(lambda features: {"sentence_embedding": features["vectors"]}, 0.5)
-    loss([{"vectors": vectors}, {"vectors": vectors}], torch.tensor([[0], [0]])).backward()
+    loss([{"vectors": vectors}, {"vectors": vectors}], torch.tensor([[0, 0], [1, 0]])).backward()
     assert vectors.grad.tolist() == [[0, 0], [0, 0]]
 
 
@@ -201,11 +214,15 @@ def test_a_batch_without_negatives_has_no_loss_and_no_gradient():
 
 def test_the_measures_of_a_ranking_worked_by_hand():
     """Passages at 0, 60 and 120 degrees; queries at 0 (own first), 30 (a tie of two: second) and 10 (own last)."""
-    measured = measure_ranking(on_circle(0, 30, 10), on_circle(0, 60, 120), np.array([0, 1, 2]), 0.5)
+    measured = measure_ranking(on_circle(0, 30, 10), on_circle(0, 60, 120), np.arange(3), np.arange(3), 0.5)
     assert measured["MRR@10"] == pytest.approx((1 + 1 / 2 + 1 / 3) / 3)
     cosines = np.cos(np.radians([[0, 60, 120], [30, 30, 90], [10, 50, 110]]))
     violations = [max(0, 0.5 - row[own] + row[j]) for own, row in enumerate(cosines) for j in range(3) if j != own]
     assert measured["loss"] == pytest.approx(sum(violations) / 6)
+    # The first and the third are one query, so that neither's passage stands before the other's.
+    measured = measure_ranking(on_circle(0, 30, 10), on_circle(0, 60, 120), np.array([0, 1, 0]), np.arange(3), 0.5)
+    assert measured["MRR@10"] == pytest.approx((1 + 1 / 2 + 1 / 2) / 3)
+    assert measured["loss"] == pytest.approx((violations[0] + violations[2] + violations[3] + violations[5]) / 4)
 
 
 def test_measures_are_those_of_sentence_transformers_evaluator():
@@ -233,7 +250,7 @@ def test_measures_are_those_of_sentence_transformers_evaluator():
         write_csv=False,
     )
     reference = evaluator(Given(modules=[torch.nn.Identity()], device="cpu", similarity_fn_name="cosine"))
-    measured = measure_ranking(queries, passages, own, 0.5)
+    measured = measure_ranking(queries, passages, np.arange(300), own, 0.5)
     assert measured["MRR@10"] == pytest.approx(reference["cosine_mrr@10"], abs=1e-6)
 
 
@@ -310,7 +327,8 @@ def test_the_saved_folder_is_a_model_of_sentence_transformers_with_the_vectors_t
     config = EncoderConfig(model=str(folder), precision="fp32", batch_size=8, **settings)
     searching = load_encoder(pin_model(str(folder), None), config, "cpu")
     assert searching.encode_documents(texts) == pytest.approx(vectors, abs=1e-5), "a retriever's encoder has the same"
-    measured = measure_ranking(vectors[::2], vectors[1::2], np.arange(len(HELD_OUT)), 0.5)
+    each = np.arange(len(HELD_OUT))
+    measured = measure_ranking(vectors[::2], vectors[1::2], each, each, 0.5)
     assert measured["MRR@10"] == pytest.approx(result.epochs[-1].held_out_score)
     assert measured["loss"] == pytest.approx(result.epochs[-1].held_out_loss, rel=1e-4)
     assert not (folder / "README.md").exists(), "the library's card quotes rows"
@@ -336,6 +354,13 @@ def test_one_seed_is_one_model_and_another_is_another(tiny, short, tmp_path):
         fit(tiny, tmp_path / name, seed=seed, epochs=1)
     assert (encode(tmp_path / "again") == encode(short)).all()
     assert not np.allclose(encode(tmp_path / "other"), encode(short), atol=1e-4)
+
+
+def test_answers_to_one_question_do_not_punish_each_other(tiny):
+    pairs, config = [Pair("a b", "s is t"), Pair("a b", "t is s")], configure(model=str(tiny), batch_size=2)
+    result = fit_reranker(pairs, pairs, config, seed=1, epochs=1, use_gpu=False, save_to=None)
+    (epoch,) = result.epochs
+    assert (epoch.train_loss, epoch.held_out_loss, epoch.held_out_score) == (0, 0, 1)
 
 
 @pytest.mark.parametrize("schedule", ["linear", "constant"])
@@ -394,10 +419,14 @@ def compute_gradients(queries, passages, negatives, labels):
 
 @pytest.mark.crash
 def test_two_workers_have_the_loss_and_the_gradient_of_one_with_all_their_rows():
-    """Uneven numbers of equal texts on the two, so that the mean of their own means would be another."""
+    """Uneven numbers of equal texts on the two, so that the mean of their own means would be another.
+
+    A query of the first has another passage on the second.
+    """
     draw = np.random.default_rng(5)
     queries, passages, negatives = draw.normal(size=(3, 8, 6)).astype(np.float32) / 3
-    labels = np.array([[0, 9], [0, 10], [0, 0], [0, 11], [1, 12], [2, 13], [3, 14], [0, 15]])
+    texts = [[0, 9], [0, 10], [0, 0], [0, 11], [1, 12], [2, 13], [3, 14], [0, 15]]
+    labels = np.column_stack([[0, 1, 2, 3, 4, 0, 6, 7], texts])
     expected = compute_gradients(queries, passages, negatives, labels)
     halves = [
         tuple(column[half] for column in (queries, passages, negatives, labels)) for half in (slice(4), slice(4, 8))

@@ -52,7 +52,8 @@ check: install-dev  ## Lint, format and types.
 	$(BIN)/mypy pipeline ray_jobs
 
 test: install-dev  ## The default tier: unit, contract, Ray and quickstart tests, under 8 minutes.
-	$(BIN)/python -m pytest -m 'not crash and not data and not vllm'
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not crash and not data' tests/unit
+	$(BIN)/python -m pytest --ignore tests/unit -m 'not crash and not data and not vllm'
 
 test-vllm: install-dev install-vllm tiny-teacher  ## The real vLLM engine with the tiny model, on the CPU; minutes.
 	$(BIN)/python -m pytest -m 'vllm and not crash'

@@ -124,7 +124,6 @@ class Thread:
     community: str
     asker: str
     """A user, or the question's id where nobody knows who asked."""
-    asked_at: str
     interests: tuple[str, ...]
     """The tags that the asker had used most, before."""
     answer: str

@@ -187,7 +187,6 @@ def _to_thread(
         _to_text(question, config),
         question.site,
         question.asker or question.question_id,
-        question.date,
         rank_tags(histories.find_earlier(question), config.top_interests),
         accepted.text,
         accepted.answer_id,

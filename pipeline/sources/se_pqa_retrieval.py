@@ -119,7 +119,6 @@ def _to_thread(
         _to_text(record, config),
         _name_site(own_id),
         own_id if asker in ("", "-1") else asker,
-        to_text(record["timestamp"]),
         rank_tags(_find_earlier(record, posts, histories), config.top_interests),
         collection[best],
         best,
@@ -153,7 +152,7 @@ def _name_site(own_id: str) -> str:
 
 
 def _read(location: str) -> Iterator[Values]:
-    needed = ("id", "title", "text", "timestamp", "tags", "rel_ids", "user_questions")
+    needed = ("id", "title", "text", "tags", "rel_ids", "user_questions")
     for record in stream_objects(location, None):
         if isinstance(record, Broken):
             raise SourceError(f"{location}, line {record.line}: {record.reason}; mend the file")

@@ -154,6 +154,7 @@ def test_elastic_training_takes_whole_steps(ray_cluster, tmp_path, tiny):
     assert output.read_json("fits/final-1.json")["n_steps"] == 2 * 8, "two epochs of whole batches, however shared"
 
 
+@pytest.mark.crash
 def test_the_same_seeds_train_the_same_weights(ray_cluster, tmp_path, tiny):
     rows = write_rows(Folder.at(tmp_path / "rows"))
     weights = []
@@ -278,6 +279,7 @@ def make_reranker(model, **changes):
     return RerankerConfig(**values | own | {"patience": 2} | changes)
 
 
+@pytest.mark.crash
 def test_a_reranker_is_trained_in_its_folds_and_on_all_rows(ray_cluster, tmp_path, tiny):
     from sentence_transformers import SentenceTransformer
 

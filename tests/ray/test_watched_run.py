@@ -9,7 +9,7 @@ from pipeline.launch import CONF
 from pipeline.records import Example, from_table
 from tests.composing import compose_generation
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.crash]
 
 N_VARIED, N_ALIKE, N_SPARE = 300, 900, 900
 RESAMPLING = ("watch=default", "watch.interval_s=0.2", "watch.sample=100", "watch.min_distinct=0.8",

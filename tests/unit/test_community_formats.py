@@ -123,9 +123,7 @@ def summarise(communities):
         name: ([asdict(one) for one in ranking.queries], sorted(map(asdict, ranking.candidates), key=str))
         for name, ranking in communities.rankings.items()
     }
-    training = {
-        thread.question_id: asdict(thread) | {"asked_at": thread.asked_at[:10]} for thread in communities.training
-    }
+    training = {thread.question_id: thread for thread in communities.training}
     return rankings, training, {one.document_id for one in communities.grounding}, communities.counts
 
 
@@ -172,7 +170,7 @@ def write_retrieval_files(communities, folder, setting="personalized", training=
         named = [thread.answer_id] if setting == "personalized" else thread.answer_ids
         records["train"].append(
             make_record(thread.question_id, thread.title, thread.query, thread.answer_id, named)
-            | {"user_id": float(thread.asker), "timestamp": thread.asked_at}
+            | {"user_id": float(thread.asker)}
         )
     for query in ranking.queries:
         is_best = {answer: setting == "personalized" or grade == 2 for answer, grade in query.relevant.items()}
@@ -299,5 +297,5 @@ def test_a_retrieval_file_without_a_field_is_told_with_its_line(tmp_path):
     (tmp_path / "se_pqa/answer_retrieval/train/data_pers.jsonl").write_text('{"id": "pets_1", "title": "T"}\n')
     values = compose_option("communities", "se_pqa") | {"retrieval_files": "se_pqa"}
     values["posts"] |= {"root": str(tmp_path)}
-    with pytest.raises(SourceError, match=r"train/data_pers.jsonl, line 1: text, timestamp, tags"):
+    with pytest.raises(SourceError, match=r"train/data_pers.jsonl, line 1: text, tags"):
         read_communities(validate(CommunitiesConfig, values), None)

@@ -63,6 +63,11 @@ class _Answer:
         return self.status in (LOST, LATE, 408, 409, 429) or self.status >= 500
 
     @property
+    def is_of_nobody(self) -> bool:
+        """Whether there was no server to blame the request: no connection, or a proxy before one that is down."""
+        return self.status in (LOST, 502, 503, 504)
+
+    @property
     def retry_after(self) -> str:
         return self.headers.get("Retry-After", "")
 
@@ -137,7 +142,8 @@ class OpenAITeacher:
             failed = call.endpoint
             if failed.closed_at is not None or self._endpoints.has_other(failed):
                 wait_s = 0.0  # a closed endpoint makes it wait, and another one needn't
-            n_retries += not call.is_probe  # no request should be the victim of an outage, which has its own limit
+            # A request is no victim of an outage, which has its own limit; but one that a server fails at is found.
+            n_retries += not (call.is_probe and answer.is_of_nobody)
         gave_up = f"gave up after {n_calls} calls; the last one: {problem}"
         return make_failure(request, attempt, started_at, Outcome.ERROR, gave_up)
 

@@ -134,9 +134,12 @@ def test_calls_wait_for_a_server_to_come_back_without_using_up_their_retries():
     assert len(calls) < 40 + FIRST_LIMIT + 10, "one window's worth, and some probes"
 
 
-def test_the_last_request_waits_for_a_server_to_come_back_too():
+@pytest.mark.parametrize(
+    ("status", "outcome", "n_calls"), [(503, Outcome.OK, MIN_FAILURES + 5), (500, Outcome.ERROR, MIN_FAILURES + 1)]
+)
+def test_the_last_request_outlives_an_outage_but_not_its_own_failures(status, outcome, n_calls):
     """It alone makes all the calls, so all the probes."""
-    server = Scripted([*[refuse(503)] * (MIN_FAILURES + 4), answer("back")])
+    server = Scripted([*[refuse(status)] * (MIN_FAILURES + 4), answer("back")])
 
     async def run():
         async with server.run():
@@ -149,8 +152,8 @@ def test_the_last_request_waits_for_a_server_to_come_back_too():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(openai, "compute_wait", lambda *_: 0.01)
         patch.setattr(endpoints, "FIRST_PROBE_S", 0.01)
-        assert asyncio.run(run()).text == "back"
-    assert len(server.bodies) == MIN_FAILURES + 5
+        assert asyncio.run(run()).outcome is outcome
+    assert len(server.bodies) == n_calls
 
 
 def test_an_outage_without_end_ends_the_run_and_says_so(monkeypatch):

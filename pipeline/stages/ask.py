@@ -113,7 +113,10 @@ class Ask:
             spare: What is drawn from; what is or was asked about is left out, so that draws come to an end.
             seed: Of the draw.
         """
-        histories, seeds = self.read(), {request.seed.seed_id: request.seed for request in self.requests}
+        seeds = {request.seed.seed_id: request.seed for request in self.requests}
+        if drawn := [one for one in self.read_redraw() if one.seed_id not in seeds]:
+            return len(drawn)  # by another run that asks the same
+        histories = self.read()
         asked = {request.seed.seed_id for request in self.requests if histories[request.request_id]}
         unasked = [seed_id for seed_id in seeds if seed_id not in asked]
         known = {*seeds, *(one.seed_id for requests in self.earlier for one in self._read_redraw(requests))}

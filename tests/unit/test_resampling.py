@@ -67,6 +67,9 @@ def test_as_many_give_way_as_there_are_others_and_then_none(command):
     answer(ask, "Topic 0")
     assert ask.redraw(spare, 1) == 4
     second, _ = plan(*command, *RESAMPLING)
+    answer(ask, "Topic 1", "Topic 2")
+    assert ask.redraw(spare, 2) == 4
+    assert list_topics(plan(*command, *RESAMPLING)[0]) == list_topics(second), "the first draw stands"
     assert set(list_topics(second)) == {f"Topic {n}" for n in (0, 1, 2, 3, 8, 9, 10, 11)}
     assert second.redraw(spare, 1) == 0
     assert list_topics(plan(*command, *RESAMPLING)[0]) == list_topics(second)

@@ -26,6 +26,7 @@ from pipeline.teachers.tokens import encode_prompt, find_openings, read_choices,
 from pipeline.weights import locate_model, pin_model
 
 if TYPE_CHECKING:
+    import psutil
     from vllm import SamplingParams
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.outputs import RequestOutput
@@ -35,6 +36,7 @@ OVERBOOKING = 1.25
 USUAL_MAX_NUM_SEQS = 256
 """vLLM's own `max_num_seqs` on most devices; on the largest GPUs it is more."""
 LOG_TAIL_LINES = 30
+SHUTDOWN_TIMEOUT_S = 5.0
 GRAMMAR = {"backend": "guidance", "disable_any_whitespace": True}
 """How replies are held to their schema. Compact, because where any white space is legal some models never stop writing
 it (vllm#38696); said to the engine, because the backends don't read the request's field of the same name. Not xgrammar,
@@ -182,6 +184,7 @@ class VllmTeacher:
             self._engine = AsyncLLM.from_engine_args(build_engine_args(config))
         except (RuntimeError, ValueError, OSError, ImportError) as error:
             raise TeacherError(f"vLLM can't start {config.model}: {error}\n{read_log_tail()}") from None
+        self._processes = _find_processes(self._engine)
         enable_envs_cache()  # or a variable is looked up for every token
         self._note_steps()
         self._tokenizer: Any = self._engine.get_tokenizer()
@@ -201,9 +204,7 @@ class VllmTeacher:
 
             share: float = config.cache_config.gpu_memory_utilization
             return int(share * current_platform.get_device_total_memory() * config.parallel_config.world_size)
-        import psutil
-
-        return sum(process.memory_info().rss for process in psutil.Process().children(recursive=True))
+        return sum(map(_measure_memory, self._processes))
 
     async def complete(self, request: Request, attempt: int) -> Completion:
         """Return what the model wrote; see `Teacher`."""
@@ -243,7 +244,8 @@ class VllmTeacher:
         """End the engine's processes, the hard way if need be."""
         if self._watchdog is not None:
             self._watchdog.cancel()
-        self._engine.shutdown(timeout=5.0)
+        self._engine.shutdown(timeout=SHUTDOWN_TIMEOUT_S)
+        _end(self._processes)
 
     def _encode(self, request: Request) -> list[int]:
         try:
@@ -344,6 +346,37 @@ class VllmTeacher:
                 for timeout in self._timeouts:
                     if not timeout.expired():
                         timeout.reschedule(asyncio.get_running_loop().time())
+
+
+def _find_processes(engine: Any) -> "list[psutil.Process]":
+    """Return an engine's processes and their workers, which can't be told from others once the engine is dead."""
+    import psutil
+
+    cores = [psutil.Process(process.pid) for process in engine.engine_core.resources.engine_manager.processes]
+    return [*cores, *(worker for core in cores for worker in core.children(recursive=True))]
+
+
+def _measure_memory(process: "psutil.Process") -> int:
+    import psutil
+
+    try:
+        rss: int = process.memory_info().rss
+    except psutil.NoSuchProcess:  # the engine just died
+        return 0
+    return rss
+
+
+def _end(processes: "list[psutil.Process]") -> None:
+    """Kill what still runs and wait until it is gone: until then it holds the GPU memory that the next engine needs.
+
+    vLLM neither waits for what it kills nor ends the workers of an engine that died.
+    """
+    import psutil
+
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(processes, timeout=SHUTDOWN_TIMEOUT_S)
 
 
 def read_log_tail() -> str:

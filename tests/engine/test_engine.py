@@ -2,7 +2,6 @@
 
 import asyncio
 import math
-import os
 import signal
 import time
 from dataclasses import replace
@@ -141,24 +140,30 @@ def test_memory_is_that_of_the_engines_processes(teacher):
     assert teacher.measure_memory() > 100e6
 
 
-def find_engines() -> list[psutil.Process]:
-    """Return the living engine processes of this one, the youngest last."""
-    children = psutil.Process().children(recursive=True)
-    engines = [p for p in children if "EngineCore" in p.name() and p.status() != psutil.STATUS_ZOMBIE]
-    return sorted(engines, key=lambda process: process.create_time())
+def find_youngest_engine() -> list[psutil.Process]:
+    """Return the processes of the engine that was started last."""
+    engines = [process for process in psutil.Process().children(recursive=True) if "EngineCore" in process.name()]
+    youngest = max(engines, key=lambda process: process.create_time())
+    return [youngest, *youngest.children(recursive=True)]
+
+
+def lives(process: psutil.Process) -> bool:
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 @pytest.mark.parametrize(("blow", "words"), [(signal.SIGKILL, "died"), (signal.SIGSTOP, "made no step for")])
 def test_an_engine_that_dies_or_stalls_is_known_to_all_that_wait_for_it(runner, tiny_teacher, blow, words):
-    before = find_engines()
     teacher = VllmTeacher(configure(stall_timeout_s=3.0))
-
+    processes = find_youngest_engine()
     long_replies = ask(8, schema=record(sentences=array(text(200), 40)))
 
     async def strike():
         waiting = [asyncio.create_task(teacher.complete(request, 1)) for request in long_replies]
         await asyncio.sleep(0.5)
-        os.kill(find_engines()[-1].pid, blow)
+        processes[0].send_signal(blow)
         return await asyncio.gather(*waiting, return_exceptions=True)
 
     started = time.monotonic()
@@ -167,4 +172,4 @@ def test_an_engine_that_dies_or_stalls_is_known_to_all_that_wait_for_it(runner, 
     assert {type(result) for result in results} == {TeacherDiedError}
     assert all(words in str(result) for result in results)
     runner.run(teacher.close())
-    assert find_engines() == before, "closing leaves no process behind"
+    assert not list(filter(lives, processes)), "closing leaves no process behind, nor the memory that it held"

@@ -4,10 +4,8 @@ Requests and data set are steps; between them the ledger remembers the completio
 a digest of the completions that it was made of, so it is made anew when, and only when, those have changed.
 """
 
-import hashlib
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
@@ -29,7 +27,7 @@ from pipeline.stages.watch import tabulate_looks, trace_looks
 from pipeline.steps import Step, Steps
 from pipeline.tasks.task import MethodConfig, Task
 from pipeline.teachers.efficiency import describe_efficiency
-from pipeline.teachers.histories import Histories
+from pipeline.teachers.histories import Histories, digest_answers
 from pipeline.teachers.kinds import pin_teacher
 from pipeline.teachers.spending import divide_spending
 
@@ -90,7 +88,7 @@ def _build_from_answers(
         )
     made_of = {
         "requests": ask.step.fingerprint,
-        "completions": _digest_completions(histories),
+        "completions": digest_answers(histories),
         "price": digest(ask.teacher.price),
     }
     return run_dataset(ask.key, arm, experiment, inputs, steps, made_of, lambda: answers)
@@ -227,12 +225,3 @@ def _parse(task: Task, ask: Ask, histories: Histories, method: MethodConfig) -> 
     looks = ask.looks()
     tables = {LOOKS: tabulate_looks(looks)} if looks else {}
     return Answers(examples, rejects, counts, tables, describe, tuple(trace_looks(looks)))
-
-
-def _digest_completions(histories: Mapping[str, Sequence[Completion]]) -> str:
-    return digest(
-        {
-            request_id: [[c.attempt, c.outcome, hashlib.sha256(c.text.encode()).hexdigest()] for c in history]
-            for request_id, history in histories.items()
-        }
-    )

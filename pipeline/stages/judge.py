@@ -5,7 +5,6 @@ made of its answers, and also holds what they cost.
 """
 
 import logging
-from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from math import exp
 from typing import Any
@@ -27,7 +26,7 @@ from pipeline.steps import Outputs, Step, Steps
 from pipeline.storage import Folder
 from pipeline.tasks.task import Judging, Task
 from pipeline.teachers.efficiency import describe_efficiency
-from pipeline.teachers.histories import Histories
+from pipeline.teachers.histories import Histories, digest_answers
 from pipeline.teachers.kinds import AnyTeacherConfig, pin_teacher
 from pipeline.teachers.spending import divide_spending
 
@@ -149,7 +148,7 @@ def _evaluate(ask: Ask, histories: Histories, experiment: ExperimentConfig, inpu
         outputs = judge(folder, predict, ask.key, student, "", experiment, inputs)
         return replace(outputs, counts={**outputs.counts, "undecided": n_undecided})
 
-    made_of = {"requests": ask.step.fingerprint, "completions": _digest_completions(histories)}
+    made_of = {"requests": ask.step.fingerprint, "completions": digest_answers(histories)}
     config = {"choices": _get_judging(task).choices, "price": ask.teacher.price}
     return run_evaluation(produce, f"{ask.key}/{student}", made_of, config, experiment, inputs, steps, _CODE)
 
@@ -203,12 +202,3 @@ def _name_device(teacher: AnyTeacherConfig) -> str:
     if not teacher.devices:
         return "endpoint"
     return f"{teacher.gpus:g} GPU" if teacher.gpus else "CPU"
-
-
-def _digest_completions(histories: Mapping[str, Sequence[Completion]]) -> str:
-    return digest(
-        {
-            request_id: [[c.attempt, c.outcome, c.text, c.choice_logprobs] for c in history]
-            for request_id, history in histories.items()
-        }
-    )

@@ -102,7 +102,7 @@ def run_probe(parts: Sequence[Part], experiment: GenerateExperimentConfig, steps
             },
             "inputs": {
                 **{f"requests {part.key}": part.ask.step.fingerprint for part in parts},
-                **{f"completions {key}": _digest_completions(found) for key, found in histories.items()},
+                **{f"completions {key}": _digest_tries(found) for key, found in histories.items()},
             },
             "code": (__name__,),
         }
@@ -146,7 +146,7 @@ def _ask(requests: Sequence[Request], part: Part, experiment: GenerateExperiment
     return summarize({}, requests=0, span_s=0.0, actors=experiment.scale.pool.actors, devices_per_actor=devices)
 
 
-def _digest_completions(histories: Histories) -> str:
+def _digest_tries(histories: Histories) -> str:
     said = hashlib.sha256()
     for request_id, history in sorted(histories.items()):
         said.update(repr((request_id, [(c.attempt, c.started_at) for c in history])).encode())

@@ -3,6 +3,7 @@
 Both are gone through in parts: of a million requests, prompts and answers become records a few thousand at a time.
 """
 
+import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 
@@ -10,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.identity import digest
 from pipeline.records import Completion, Request, from_table
 from pipeline.stored import PART_ROWS, StoredRecords, take
 from pipeline.teachers.completions import group_by_request
@@ -159,6 +161,15 @@ def read_positions(requests: Sequence[Request], table: pa.Table) -> list[tuple[R
     """
     positions = (Position(**values) for values in table.select(_POSITION).to_pylist())
     return list(zip(take(requests, table["row"].to_pylist()), positions, strict=True))
+
+
+def digest_answers(histories: Mapping[str, History]) -> str:
+    """Return what stands for all that a teacher said, however long it took and whenever it was."""
+    said = hashlib.sha256()
+    for request_id, history in histories.items():
+        answers = [[c.attempt, c.outcome, c.text, c.choice_logprobs] for c in history]
+        said.update(digest([request_id, answers]).encode())
+    return said.hexdigest()[:16]
 
 
 def read_ids(requests: Sequence[Request]) -> pa.Array:

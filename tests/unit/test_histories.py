@@ -16,7 +16,7 @@ from pipeline.stored import StoredRecords, write_records
 from pipeline.teachers import histories as histories_module
 from pipeline.teachers import ledger as ledger_module
 from pipeline.teachers.completions import group_by_request
-from pipeline.teachers.histories import Histories, find_unsettled, read_positions, sort_by_prefix
+from pipeline.teachers.histories import Histories, digest_answers, find_unsettled, read_positions, sort_by_prefix
 from pipeline.teachers.ledger import Ledger, LedgerWriter
 from pipeline.teachers.plan import Limits, Position, locate
 
@@ -112,6 +112,22 @@ def test_what_is_written_later_is_no_part_of_it_and_is_younger_than_its_snapshot
     ledger.store([complete("r1", 1, OK)], "y")
     assert histories["r1"] == ()
     assert [c.request_id for c in ledger.read(histories.snapshot)[0]] == ["r1"]
+
+
+def test_a_digest_of_answers_is_of_what_was_said_and_not_of_when_and_how_fast():
+    said = replace(complete("r1", 1, OK), text="yes", choice_logprobs={"yes": -0.1})
+    digest = digest_answers({"r1": [said], "r2": []})
+    later = replace(said, started_at=9.0, latency_s=3.0, n_completion_tokens=7)
+    assert digest_answers({"r1": [later], "r2": []}) == digest
+    others = (
+        {"r1": [replace(said, text="no")], "r2": []},
+        {"r1": [replace(said, choice_logprobs={"yes": -0.2})], "r2": []},
+        {"r1": [replace(said, outcome=REFUSED)], "r2": []},
+        {"r1": [said, replace(said, attempt=2)], "r2": []},
+        {"r1": [], "r2": [said]},
+        {"r1": [said]},
+    )
+    assert len({digest, *map(digest_answers, others)}) == 1 + len(others)
 
 
 def test_a_request_that_stands_there_twice_has_one_history(ledger):

@@ -165,7 +165,10 @@ class BatchEndpoint(Endpoint):
             return shown | {"status": "failed", "errors": {"object": "list", "data": batch["faults"]}}
         ended_at = batch["created_at"] + self._settings.batch_s
         if time.time() < ended_at:
-            return shown | {"status": "in_progress", "output_file_id": None, "error_file_id": None}
+            share = 1 - (ended_at - time.time()) / self._settings.batch_s
+            counts = {"total": len(batch["rows"]), "completed": int(share * len(batch["rows"])), "failed": 0}
+            no_files = {"output_file_id": None, "error_file_id": None}
+            return shown | no_files | {"status": "in_progress", "request_counts": counts}
         files = {name: batch[name] for name in ("output_file_id", "error_file_id")}
         return shown | files | {"status": batch["end"], f"{batch['end']}_at": ended_at}
 

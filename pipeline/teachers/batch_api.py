@@ -46,6 +46,13 @@ class Faults(BaseModel):
     data: list[RowFault] | None = None
 
 
+class RowCounts(BaseModel):
+    """How many rows of a batch have an answer, or failed."""
+
+    completed: int = 0
+    failed: int = 0
+
+
 class Batch(BaseModel):
     """A batch as the API tells of it."""
 
@@ -58,6 +65,12 @@ class Batch(BaseModel):
     output_file_id: str | None = None
     error_file_id: str | None = None
     errors: Faults | None = None
+    request_counts: RowCounts | None = None
+
+    @property
+    def n_ready(self) -> int:
+        """Rows whose results wait there; 0 where the API doesn't say."""
+        return self.request_counts.completed + self.request_counts.failed if self.request_counts else 0
 
     @property
     def has_ended(self) -> bool:

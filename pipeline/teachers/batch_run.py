@@ -60,6 +60,8 @@ class BatchRunner:
     api: BatchApi
     records: BatchRecords
     ledger: Ledger
+    open: dict[str, Batch] = field(default_factory=dict)
+    """Those that have not ended, as the API last told of them, by the key of their record."""
 
     async def run(self, record: BatchRecord, content: bytes | None, runs_beside: Callable[[], bool]) -> Ended:
         """Return what comes of a batch.
@@ -109,8 +111,12 @@ class BatchRunner:
                 )
                 record = self.records.write(replace(record, batch_id=batch.id))
                 LOG.info("batch %s asks %d requests", batch.id, len(record.tickets))
-            while not (batch := await self.api.retrieve(record.batch_id, hint)).has_ended:
-                await asyncio.sleep(settings.poll_s)
+            try:
+                while not (batch := await self.api.retrieve(record.batch_id, hint)).has_ended:
+                    self.open[record.key] = batch
+                    await asyncio.sleep(settings.poll_s)
+            finally:
+                self.open.pop(record.key, None)
             if batch.status != "failed" or not any(fault.code in QUEUE_FULL for fault in batch.faults):
                 return batch, record
             n_refused = 0 if runs_beside() else n_refused + 1

@@ -7,7 +7,7 @@ like any other, with faults on request, everything downstream of a real one can 
 import asyncio
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -73,6 +73,10 @@ class OfflineTeacher:
 
     def measure_memory(self) -> None:
         """Return None: there is no model."""
+
+    def describe_state(self) -> Mapping[str, int]:
+        """Return nothing: it always answers."""
+        return {}
 
     async def close(self) -> None:
         """Do nothing: there is nothing to let go of."""

@@ -11,6 +11,7 @@ import logging
 import math
 import random
 import time
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -68,6 +69,11 @@ class _Answer:
         return self.status in (LOST, 502, 503, 504)
 
     @property
+    def brief(self) -> str:
+        """What came, without what the server wrote."""
+        return {LOST: "no connection", LATE: "too late"}.get(self.status, f"HTTP {self.status}")
+
+    @property
     def retry_after(self) -> str:
         return self.headers.get("Retry-After", "")
 
@@ -105,6 +111,7 @@ class OpenAITeacher:
         self._share = share
         self._addresses = {_make_endpoint(config, share): _read_address(one) for one in list_endpoints(config)}
         self._endpoints = Endpoints(tuple(self._addresses))
+        self._last_failures: dict[Endpoint, str] = {}
         self._session: aiohttp.ClientSession | None = None
 
     def __reduce__(self) -> Any:
@@ -150,6 +157,14 @@ class OpenAITeacher:
     def measure_memory(self) -> None:
         """Return None: the model is elsewhere."""
 
+    def describe_state(self) -> Mapping[str, int]:
+        """Return the endpoints that give no answers, with what came last."""
+        return Counter(
+            f"no answer from {address.config.base_url} ({self._last_failures[endpoint]})"
+            for endpoint, address in self._addresses.items()
+            if endpoint.closed_at is not None
+        )
+
     async def close(self) -> None:
         """Close the connections."""
         if self._session is not None:
@@ -184,6 +199,7 @@ class OpenAITeacher:
         if advice := advise(address.config, answer.status, answer.body):
             self._endpoints.drop(call)
             raise TeacherError(f"{address.url} with model {self._config.model} answered {problem}\n{advice}")
+        self._last_failures[endpoint] = answer.brief
         was_open = endpoint.closed_at is None
         self._endpoints.finish(
             call,

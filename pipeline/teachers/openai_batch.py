@@ -10,6 +10,7 @@ came of the one before.
 
 import asyncio
 from collections import Counter
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
@@ -99,6 +100,12 @@ class OpenAIBatchTeacher:
 
     def measure_memory(self) -> None:
         """Return None: the model is elsewhere."""
+
+    def describe_state(self) -> Mapping[str, int]:
+        """Return how many batches are open, and how many of their results wait at the API."""
+        batches = self._runner.open.values()
+        ready = sum(batch.n_ready for batch in batches)
+        return {"open batches": len(batches), "results waiting there": ready, **self._online.describe_state()}
 
     async def close(self) -> None:
         """Let go of connections and of the lock; batches go on."""

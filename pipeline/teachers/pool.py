@@ -43,6 +43,8 @@ SPARE_DEATHS = 5
 Beyond that it is the engine, or its machine, and no request should be blamed."""
 REPORT_INTERVAL_S = 0.5
 """A report is a call of another actor: one for each completion cost more than all else that this actor does."""
+QUIET_REPORT_INTERVAL_S = 2.0
+"""Where no completion comes, what holds them up is still told."""
 STOP_INTERVAL_S = 2.0
 """Between two questions whether to stop, which are calls too."""
 _TOTALS = pa.schema([("name", pa.string()), ("value", pa.float64())])
@@ -235,6 +237,7 @@ class TeacherActor:
         self._writer = LedgerWriter(ledger, session)
         self._unreported: Counter[str] = Counter()
         self._reported_at = time.monotonic()
+        self._state: Counter[str] = Counter()
         self._find_stop = find_stop
         self._stop_check: asyncio.Task[None] | None = None
         self._next_stop_check = 0.0
@@ -274,11 +277,15 @@ class TeacherActor:
         ids = pa.array([request.request_id for request, _ in planned])
         answered = self._younger.filter(pc.is_in(self._younger["request_id"], ids))
         histories = group_by_request(from_table(Completion, answered))
-        async with asyncio.TaskGroup() as group:
-            for request, position in planned:
-                history = histories.get(request.request_id, ())
-                position = locate(request, history, self._judge, self._limits, position)
-                group.create_task(self._settle(request, position))
+        reporting = asyncio.create_task(self._report_when_quiet())
+        try:
+            async with asyncio.TaskGroup() as group:
+                for request, position in planned:
+                    history = histories.get(request.request_id, ())
+                    position = locate(request, history, self._judge, self._limits, position)
+                    group.create_task(self._settle(request, position))
+        finally:
+            reporting.cancel()
         self._writer.roll()
         self._send_report()
 
@@ -327,6 +334,7 @@ class TeacherActor:
         with self._occupancy.start():
             await dead.close()
             self._teacher = await asyncio.to_thread(self._make_teacher)
+        self._unreported["engines replaced"] += 1
         self._teacher_lives.set()
 
     def _count(self, completion: Completion, outcome: Outcome, is_settled: bool) -> None:
@@ -353,8 +361,18 @@ class TeacherActor:
     async def _check_stop(self) -> None:
         self._is_stopped = bool(await asyncio.to_thread(self._find_stop))
 
+    async def _report_when_quiet(self) -> None:
+        while True:
+            await asyncio.sleep(QUIET_REPORT_INTERVAL_S)
+            if time.monotonic() - self._reported_at >= QUIET_REPORT_INTERVAL_S:
+                self._send_report()
+
     def _send_report(self) -> None:
-        self._report(dict(self._unreported))
+        state = Counter(self._teacher.describe_state())
+        self._unreported.update({name: state[name] - self._state[name] for name in state | self._state})
+        self._state = state
+        if any(self._unreported.values()):
+            self._report(dict(self._unreported))
         self._unreported.clear()
         self._reported_at = time.monotonic()
 

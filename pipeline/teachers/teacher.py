@@ -1,7 +1,7 @@
 """What a teacher is: something that completes one request, whatever stands behind it."""
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Protocol
 
 from pydantic import Field
@@ -31,6 +31,10 @@ class Teacher(Protocol):
 
     def measure_memory(self) -> int | None:
         """Return the bytes that the model holds here; None where it is elsewhere, or there is none."""
+        ...
+
+    def describe_state(self) -> Mapping[str, int]:
+        """Return what progress should show while it lasts, such as how many endpoints give no answer."""
         ...
 
     async def close(self) -> None:

@@ -206,6 +206,10 @@ class VllmTeacher:
             return int(share * current_platform.get_device_total_memory() * config.parallel_config.world_size)
         return sum(map(_measure_memory, self._processes))
 
+    def describe_state(self) -> Mapping[str, int]:
+        """Return nothing: an engine answers, or is replaced."""
+        return {}
+
     async def complete(self, request: Request, attempt: int) -> Completion:
         """Return what the model wrote; see `Teacher`."""
         from vllm.exceptions import VLLMClientError

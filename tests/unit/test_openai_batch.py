@@ -163,6 +163,24 @@ def test_what_waits_together_is_one_batch_and_gets_the_answers_of_the_endpoint_a
     assert (calls["upload"], calls["create"], calls["download"]) == (1, 1, 1)
 
 
+def test_how_far_open_batches_have_come_is_told_until_they_end(ledger):
+    async def run(served):
+        async with opened(ledger, served.base_url, max_requests=6) as teacher:
+            assert not any(teacher.describe_state().values())
+            asked = asyncio.gather(*(teacher.complete(request, 1) for request in REQUESTS))
+            states = []
+            while not asked.done():
+                states.append(tuple(teacher.describe_state().values()))
+                await asyncio.sleep(0.02)
+            return states, dict(teacher.describe_state())
+
+    with serve_batches(batch_s=1.0) as served:
+        states, last = asyncio.run(run(served))
+    assert last == {"open batches": 0, "results waiting there": 0}
+    assert max(n_batches for n_batches, _ in states) == 2
+    assert any(0 < n_ready < 12 for n_batches, n_ready in states if n_batches == 2)
+
+
 def test_more_than_a_file_may_have_are_several_batches(ledger):
     with serve_batches() as served:
         assert {c.outcome for c in ask(ledger, served, max_requests=5)} == {Outcome.OK}

@@ -125,13 +125,18 @@ def test_calls_wait_for_a_server_to_come_back_without_using_up_their_retries():
     async def run():
         async with server.run():
             teacher = OpenAITeacher(configure(server.base_url, max_retries=2), 1.0)
+            asked = asyncio.gather(*(teacher.complete(request_for(str(n)), 1) for n in range(40)))
+            await asyncio.sleep(1.0)
+            states = [dict(teacher.describe_state())]
             try:
-                return await asyncio.gather(*(teacher.complete(request_for(str(n)), 1) for n in range(40)))
+                return Counter(completion.text for completion in await asked), [*states, dict(teacher.describe_state())]
             finally:
                 await teacher.close()
 
-    assert Counter(c.text for c in asyncio.run(run())) == {"back": 40}
+    texts, states = asyncio.run(run())
+    assert texts == {"back": 40}
     assert len(calls) < 40 + FIRST_LIMIT + 10, "one window's worth, and some probes"
+    assert states == [{f"no answer from {server.base_url} (HTTP 503)": 1}, {}], "progress shows it while it lasts"
 
 
 @pytest.mark.parametrize(

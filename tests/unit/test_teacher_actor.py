@@ -34,6 +34,9 @@ class Scripted:
     capacity: int = 5
     closed: bool = False
 
+    def describe_state(self) -> dict[str, int]:
+        return {"open": self.n_open}
+
     def measure_memory(self) -> int:
         return 1_000
 
@@ -157,6 +160,20 @@ def test_each_request_is_brought_to_its_end_and_every_completion_is_in_the_ledge
     assert total["ok"] == 0, "only what went wrong is shown beside what is done"
 
 
+def test_what_holds_a_teacher_up_is_told_while_no_answer_comes_and_no_longer(ledger, monkeypatch):
+    monkeypatch.setattr(pool, "QUIET_REPORT_INTERVAL_S", 0.05)
+    shown, told = Counter(), []
+
+    def report(counts):
+        shown.update(counts)
+        told.append((shown["done"], shown["open"]))
+
+    settle(start(ledger, Scripted(seconds=0.5), report=report), REQUESTS[:2], REQUESTS[2:3])
+    assert told[0] == (0, 3)
+    assert told[-1] == (3, 0)
+    assert len(told) < 6, "what did not change is not told again"
+
+
 def test_no_more_requests_are_open_than_allowed_over_all_units(ledger):
     teacher = Scripted(seconds=0.01)
     settle(start(ledger, teacher, max_in_flight=3), REQUESTS[:4], REQUESTS[4:8], REQUESTS[8:])
@@ -203,7 +220,9 @@ class Mortal(Scripted):
 
 def test_an_engine_that_dies_is_replaced_and_what_was_in_flight_is_asked_again(ledger):
     first, second = Mortal("r3"), Scripted()
-    assert settle(start(ledger, first, second), REQUESTS) == {"ok": 12, "error": 4}
+    reports = []
+    assert settle(start(ledger, first, second, report=reports.append), REQUESTS) == {"ok": 12, "error": 4}
+    assert sum(counts.get("engines replaced", 0) for counts in reports) == 1
     assert first.closed
     died = [c for c in ledger.read()[0] if c.outcome is Outcome.ERROR]
     assert {(c.finish_reason, c.error) for c in died} == {(DIED, "the engine died")}

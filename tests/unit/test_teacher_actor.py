@@ -10,12 +10,12 @@ import pytest
 from pipeline.errors import TeacherDiedError, TeacherError
 from pipeline.records import Completion, Outcome, Request, Seed
 from pipeline.storage import Folder
-from pipeline.teachers import pool
+from pipeline.teachers import actor as actor_module
+from pipeline.teachers.actor import SPARE_DEATHS, TeacherActor
 from pipeline.teachers.histories import read_positions, write_positions
 from pipeline.teachers.ledger import Ledger
 from pipeline.teachers.logs import read_log
 from pipeline.teachers.plan import DIED, Limits, Position
-from pipeline.teachers.pool import SPARE_DEATHS, TeacherActor
 from pipeline.teachers.teacher import PriceConfig, SamplingConfig, TeacherConfig
 
 LIMITS = Limits(max_attempts=3, max_tries=2)
@@ -161,7 +161,7 @@ def test_each_request_is_brought_to_its_end_and_every_completion_is_in_the_ledge
 
 
 def test_what_holds_a_teacher_up_is_told_while_no_answer_comes_and_no_longer(ledger, monkeypatch):
-    monkeypatch.setattr(pool, "QUIET_REPORT_INTERVAL_S", 0.05)
+    monkeypatch.setattr(actor_module, "QUIET_REPORT_INTERVAL_S", 0.05)
     shown, told = Counter(), []
 
     def report(counts):
@@ -290,7 +290,7 @@ def test_with_a_reason_to_stop_what_is_in_flight_is_kept_and_nothing_else_is_ask
     teacher = Scripted(seconds=0.05)
     reasons = iter(["", "too many rejects"])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pool, "STOP_INTERVAL_S", 0.0)
+        patch.setattr(actor_module, "STOP_INTERVAL_S", 0.0)
         actor = start(ledger, teacher, max_in_flight=2, find_stop=lambda: next(reasons, "too late"))
         found = count(actor, REQUESTS[:6], REQUESTS[6:])
         assert count(actor, REQUESTS[6:]).keys() <= {"memory"} | {name for name in found if "seconds" in name}

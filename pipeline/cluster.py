@@ -50,6 +50,10 @@ class Report:
         """Send some counts and don't wait."""
         self.tally.add.remote(counts)
 
+    def show(self, worker: str, state: Mapping[str, int]) -> None:
+        """Send how things stand at a worker, as `Tally.show` has it, and don't wait."""
+        self.tally.show.remote(worker, state)
+
     def stop(self, reason: str) -> None:
         """Ask all who report to the tally to end."""
         self.tally.stop.remote(reason)

@@ -16,6 +16,9 @@ DONE = "done"
 TOKENS = "tokens"
 """The count that is shown as a rate."""
 
+STATE_LIFETIME_S = 15.0
+"""A state that was not told again for so long is that of a worker which ended, or died."""
+
 _LOG_INTERVAL_S = 5.0
 _UNCHANGED_INTERVAL_S = 60.0
 _TERMINAL_INTERVAL_S = 0.5
@@ -26,15 +29,24 @@ class Tally:
 
     def __init__(self) -> None:
         self._counts: Counter[str] = Counter()
+        self._states: dict[str, tuple[float, Mapping[str, int]]] = {}
         self._stop = ""
 
     def add(self, counts: Mapping[str, int]) -> None:
         """Add some counts."""
         self._counts.update(counts)
 
+    def show(self, worker: str, state: Mapping[str, int]) -> None:
+        """Note how things stand at a worker, instead of what it told before; to be told again while it lasts."""
+        self._states[worker] = (time.monotonic(), state)
+
     def totals(self) -> dict[str, int]:
-        """Return all counts so far."""
-        return dict(self._counts)
+        """Return all counts so far, and the sum of the states that hold now."""
+        totals, now = self._counts.copy(), time.monotonic()
+        for told_at, state in self._states.values():
+            if now - told_at < STATE_LIFETIME_S:
+                totals.update(state)
+        return dict(totals)
 
     def stop(self, reason: str) -> None:
         """Say why all workers should end."""

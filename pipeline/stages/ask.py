@@ -183,6 +183,7 @@ class Ask:
                 pool,
                 replays=self.replays(),
                 report=report,
+                show_state=report.show,
                 find_stop=report.find_stop,
             )
         self.remember(session)

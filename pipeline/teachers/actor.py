@@ -10,6 +10,7 @@ without taking its neighbours along.
 
 import asyncio
 import time
+import uuid
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import nullcontext
@@ -33,8 +34,7 @@ SPARE_DEATHS = 5
 Beyond that it is the engine, or its machine, and no request should be blamed."""
 REPORT_INTERVAL_S = 0.5
 """A report is a call of another actor: one for each completion cost more than all else that this actor does."""
-QUIET_REPORT_INTERVAL_S = 2.0
-"""Where no completion comes, what holds them up is still told."""
+STATE_INTERVAL_S = 2.0
 STOP_INTERVAL_S = 2.0
 """Between two questions whether to stop, which are calls too."""
 _TOTALS = pa.schema([("name", pa.string()), ("value", pa.float64())])
@@ -58,7 +58,8 @@ class TeacherActor:
         snapshot: Snapshot,
         session: str,
         started_at: float,
-        report: Callable[[Mapping[str, int]], None],
+        report: Callable[[Mapping[str, int]], None] = lambda counts: None,
+        show_state: Callable[[str, Mapping[str, int]], None] = lambda actor, state: None,
         find_stop: Callable[[], str] = lambda: "",
     ) -> None:
         self._requests = requests
@@ -76,7 +77,10 @@ class TeacherActor:
         self._writer = LedgerWriter(ledger, session)
         self._unreported: Counter[str] = Counter()
         self._reported_at = time.monotonic()
-        self._state: Counter[str] = Counter()
+        self._name = uuid.uuid4().hex
+        self._show_state = show_state
+        self._state_told_at = 0.0
+        self._has_told_state = False
         self._find_stop = find_stop
         self._stop_check: asyncio.Task[None] | None = None
         self._next_stop_check = 0.0
@@ -116,7 +120,7 @@ class TeacherActor:
         ids = pa.array([request.request_id for request, _ in planned])
         answered = self._younger.filter(pc.is_in(self._younger["request_id"], ids))
         histories = group_by_request(from_table(Completion, answered))
-        reporting = asyncio.create_task(self._report_when_quiet())
+        telling = asyncio.create_task(self._tell_states())
         try:
             async with asyncio.TaskGroup() as group:
                 for request, position in planned:
@@ -124,7 +128,8 @@ class TeacherActor:
                     position = locate(request, history, self._judge, self._limits, position)
                     group.create_task(self._settle(request, position))
         finally:
-            reporting.cancel()
+            telling.cancel()
+            self._tell_state()
         self._writer.roll()
         self._send_report()
 
@@ -200,18 +205,20 @@ class TeacherActor:
     async def _check_stop(self) -> None:
         self._is_stopped = bool(await asyncio.to_thread(self._find_stop))
 
-    async def _report_when_quiet(self) -> None:
+    async def _tell_states(self) -> None:
         while True:
-            await asyncio.sleep(QUIET_REPORT_INTERVAL_S)
-            if time.monotonic() - self._reported_at >= QUIET_REPORT_INTERVAL_S:
-                self._send_report()
+            await asyncio.sleep(STATE_INTERVAL_S)
+            if time.monotonic() - self._state_told_at >= STATE_INTERVAL_S:  # and no other unit has just told it
+                self._tell_state()
+
+    def _tell_state(self) -> None:
+        state = self._teacher.describe_state()
+        if state or self._has_told_state:
+            self._show_state(self._name, state)
+        self._has_told_state, self._state_told_at = bool(state), time.monotonic()
 
     def _send_report(self) -> None:
-        state = Counter(self._teacher.describe_state())
-        self._unreported.update({name: state[name] - self._state[name] for name in state | self._state})
-        self._state = state
-        if any(self._unreported.values()):
-            self._report(dict(self._unreported))
+        self._report(dict(self._unreported))
         self._unreported.clear()
         self._reported_at = time.monotonic()
 

@@ -65,12 +65,16 @@ class Batch(BaseModel):
     output_file_id: str | None = None
     error_file_id: str | None = None
     errors: Faults | None = None
-    request_counts: RowCounts | None = None
+    request_counts: Any = None
 
     @property
     def n_ready(self) -> int:
         """Rows whose results wait there; 0 where the API doesn't say."""
-        return self.request_counts.completed + self.request_counts.failed if self.request_counts else 0
+        try:
+            counts = RowCounts.model_validate(self.request_counts)
+        except ValidationError:  # it is only shown, so whatever stands there must not end a run
+            return 0
+        return counts.completed + counts.failed
 
     @property
     def has_ended(self) -> bool:

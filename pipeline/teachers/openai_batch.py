@@ -105,7 +105,8 @@ class OpenAIBatchTeacher:
         """Return how many batches are open, and how many of their results wait at the API."""
         batches = self._runner.open.values()
         ready = sum(batch.n_ready for batch in batches)
-        return {"open batches": len(batches), "results waiting there": ready, **self._online.describe_state()}
+        counts = {"open batches": len(batches), "results waiting there": ready}
+        return {**(counts if batches else {}), **self._online.describe_state()}
 
     async def close(self) -> None:
         """Let go of connections and of the lock; batches go on."""

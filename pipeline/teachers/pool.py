@@ -50,6 +50,7 @@ def teach(
     *,
     replays: Mapping[str, int] | None = None,
     report: Callable[[Mapping[str, int]], None] = lambda counts: None,
+    show_state: Callable[[str, Mapping[str, int]], None] = lambda actor, state: None,
     find_stop: Callable[[], str] = lambda: "",
 ) -> Session:
     """Ask a teacher for all that the ledger lacks; return what that came to.
@@ -65,6 +66,7 @@ def teach(
         config: Size of the pool.
         replays: Rounds granted besides the first, by request id.
         report: Picklable; called with counts as completions come, and with `done` for each settled request.
+        show_state: Picklable; called with an actor's name and its teacher's state, again and again while there is one.
         find_stop: Picklable; asked every few seconds why to stop. With a reason, what is in flight is waited for, and
             nothing else is asked.
 
@@ -107,6 +109,7 @@ def teach(
             "session": session,
             "started_at": started_at,
             "report": report,
+            "show_state": show_state,
             "find_stop": find_stop,
         },
         num_cpus=teacher.cpus,

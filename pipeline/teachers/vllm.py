@@ -7,6 +7,7 @@ from the configuration.
 
 import asyncio
 import contextlib
+import logging
 import os
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -31,12 +32,14 @@ if TYPE_CHECKING:
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.outputs import RequestOutput
 
+LOG = logging.getLogger(__name__)
 OVERBOOKING = 1.25
 """Requests in flight per sequence that the engine runs at once, so that one is waiting whenever a place falls free."""
 USUAL_MAX_NUM_SEQS = 256
 """vLLM's own `max_num_seqs` on most devices; on the largest GPUs it is more."""
 LOG_TAIL_LINES = 30
-SHUTDOWN_TIMEOUT_S = 5.0
+SHUTDOWN_TIMEOUT_S, KILL_TIMEOUT_S = 5.0, 60.0
+"""Until an engine is killed, and until it is gone: a kernel may take long to free what a large one held."""
 GRAMMAR = {"backend": "guidance", "disable_any_whitespace": True}
 """How replies are held to their schema. Compact, because where any white space is legal some models never stop writing
 it (vllm#38696); said to the engine, because the backends don't read the request's field of the same name. Not xgrammar,
@@ -249,7 +252,7 @@ class VllmTeacher:
         if self._watchdog is not None:
             self._watchdog.cancel()
         self._engine.shutdown(timeout=SHUTDOWN_TIMEOUT_S)
-        _end(self._processes)
+        await asyncio.to_thread(_end, self._processes)
 
     def _encode(self, request: Request) -> list[int]:
         try:
@@ -356,8 +359,12 @@ def _find_processes(engine: Any) -> "list[psutil.Process]":
     """Return an engine's processes and their workers, which can't be told from others once the engine is dead."""
     import psutil
 
-    cores = [psutil.Process(process.pid) for process in engine.engine_core.resources.engine_manager.processes]
-    return [*cores, *(worker for core in cores for worker in core.children(recursive=True))]
+    found = []
+    for process in engine.engine_core.resources.engine_manager.processes:
+        with contextlib.suppress(psutil.NoSuchProcess):  # dead already, as the first request will learn
+            core = psutil.Process(process.pid)
+            found += [core, *core.children(recursive=True)]
+    return found
 
 
 def _measure_memory(process: "psutil.Process") -> int:
@@ -380,7 +387,9 @@ def _end(processes: "list[psutil.Process]") -> None:
     for process in processes:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
-    psutil.wait_procs(processes, timeout=SHUTDOWN_TIMEOUT_S)
+    _, alive = psutil.wait_procs(processes, timeout=KILL_TIMEOUT_S)
+    if alive:
+        LOG.warning("killed, but still there after %g s: %s", KILL_TIMEOUT_S, alive)
 
 
 def read_log_tail() -> str:

@@ -36,6 +36,18 @@ def test_a_tally_sums_what_it_is_given():
     assert tally.totals() == {"done": 5, "timeout": 1}
 
 
+def test_a_tally_adds_the_states_of_its_workers_to_the_counts_while_they_are_told(monkeypatch):
+    tally = Tally()
+    tally.add({"done": 2})
+    tally.show("a", {"down": 1, "waiting": 5})
+    tally.show("b", {"down": 1})
+    assert tally.totals() == {"done": 2, "down": 2, "waiting": 5}
+    tally.show("a", {"waiting": 7})
+    assert tally.totals() == {"done": 2, "down": 1, "waiting": 7}
+    monkeypatch.setattr(progress, "STATE_LIFETIME_S", 0.0)
+    assert tally.totals() == {"done": 2}, "as where both have died"
+
+
 def test_the_last_line_is_shown_even_where_the_body_fails(capsys):
     with pytest.raises(RuntimeError), show_progress("train", "epochs", 4, lambda: {"done": 1}):
         raise RuntimeError

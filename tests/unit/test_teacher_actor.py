@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 import pytest
 
 from pipeline.errors import TeacherDiedError, TeacherError
+from pipeline.progress import Tally
 from pipeline.records import Completion, Outcome, Request, Seed
 from pipeline.storage import Folder
 from pipeline.teachers import actor as actor_module
@@ -35,7 +36,7 @@ class Scripted:
     closed: bool = False
 
     def describe_state(self) -> dict[str, int]:
-        return {"open": self.n_open}
+        return {f"open {self.n_open}": 1} if self.n_open else {}
 
     def measure_memory(self) -> int:
         return 1_000
@@ -79,6 +80,7 @@ def start(
     max_in_flight=4,
     limits=LIMITS,
     report=lambda counts: None,
+    show_state=lambda worker, state: None,
     make=None,
     model=TeacherConfig,
     find_stop=lambda: "",
@@ -102,6 +104,7 @@ def start(
         "session",
         time.time(),
         report,
+        show_state,
         find_stop,
     )
 
@@ -161,17 +164,26 @@ def test_each_request_is_brought_to_its_end_and_every_completion_is_in_the_ledge
 
 
 def test_what_holds_a_teacher_up_is_told_while_no_answer_comes_and_no_longer(ledger, monkeypatch):
-    monkeypatch.setattr(actor_module, "QUIET_REPORT_INTERVAL_S", 0.05)
-    shown, told = Counter(), []
+    monkeypatch.setattr(actor_module, "STATE_INTERVAL_S", 0.05)
+    tally, told = Tally(), []
 
-    def report(counts):
-        shown.update(counts)
-        told.append((shown["done"], shown["open"]))
+    def show(worker, state):
+        tally.show(worker, state)
+        told.append(tally.totals())
 
-    settle(start(ledger, Scripted(seconds=0.5), report=report), REQUESTS[:2], REQUESTS[2:3])
-    assert told[0] == (0, 3)
-    assert told[-1] == (3, 0)
-    assert len(told) < 6, "what did not change is not told again"
+    settle(start(ledger, Scripted(seconds=0.5), show_state=show), REQUESTS[:2], REQUESTS[2:3])
+    assert {"open 3": 1} in told
+    assert told[-1] == {}
+    assert len(told) < 0.5 / 0.05 + 5, "two units don't tell it twice"
+
+
+def test_a_teacher_without_a_state_tells_none(ledger, monkeypatch):
+    monkeypatch.setattr(actor_module, "STATE_INTERVAL_S", 0.01)
+    told = []
+    teacher = Scripted(seconds=0.1)
+    teacher.describe_state = dict
+    settle(start(ledger, teacher, show_state=lambda *state: told.append(state)), REQUESTS[:2])
+    assert told == []
 
 
 def test_no_more_requests_are_open_than_allowed_over_all_units(ledger):

@@ -1,9 +1,18 @@
 import re
 import shlex
+from collections import Counter
 
 import pytest
 
-from tests.composing import compose_curves, compose_experiment, compose_generation, compose_index
+from tests.composing import (
+    compose_annotation,
+    compose_curves,
+    compose_doctor,
+    compose_experiment,
+    compose_generation,
+    compose_index,
+    compose_search,
+)
 from tests.conftest import PROJECT
 
 
@@ -14,41 +23,30 @@ def find_commands(scripts):
         yield from re.findall(rf"python ray_jobs/(?:{scripts})\.py (.*?)(?:`|  +#|\n)", text)
 
 
-COMMANDS = list(find_commands("run|train|evaluate|export|compare"))
-GENERATION_COMMANDS = list(find_commands("generate"))
-CURVE_COMMANDS = list(find_commands("curves"))
-INDEX_COMMANDS = list(find_commands("index"))
+COMPOSERS = {
+    "run|train|evaluate|export|compare": compose_experiment,
+    "generate": compose_generation,
+    "curves": compose_curves,
+    "index": compose_index,
+    "tune": compose_search,
+    "annotate": compose_annotation,
+    "doctor": compose_doctor,
+}
+"""Who reads the command line of which scripts."""
+COMMANDS = [(scripts, command) for scripts in COMPOSERS for command in find_commands(scripts)]
 
 
 def test_there_are_commands():
-    assert len(COMMANDS) >= 7
-    assert len(GENERATION_COMMANDS) >= 7
-    assert len(INDEX_COMMANDS) >= 3
-    assert len(CURVE_COMMANDS) >= 3
+    counts = Counter(scripts for scripts, _ in COMMANDS)
+    assert set(counts) == set(COMPOSERS)
+    assert min(counts.values()) >= 3
 
 
-@pytest.mark.parametrize("command", CURVE_COMMANDS)
-def test_documented_curves_compose(command):
-    assert compose_curves(shlex.split(command)).curves
-
-
-@pytest.mark.parametrize("command", GENERATION_COMMANDS)
-def test_a_documented_generation_composes(command, monkeypatch):
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:5000")
-    assert compose_generation(shlex.split(command)).arms
-
-
-@pytest.mark.parametrize("command", INDEX_COMMANDS)
-def test_a_documented_index_composes(command, monkeypatch):
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:5000")
-    assert compose_index(shlex.split(command)).corpus
-
-
-@pytest.mark.parametrize("command", COMMANDS)
-def test_a_documented_command_composes(command, monkeypatch):
+@pytest.mark.parametrize(("scripts", "command"), COMMANDS)
+def test_a_documented_command_composes(scripts, command, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:5000")
     arguments = [argument for argument in shlex.split(command) if argument not in ("--cfg", "job")]
-    assert compose_experiment(arguments).arms
+    assert COMPOSERS[scripts](arguments)
 
 
 def test_make_targets_of_the_readme_exist():

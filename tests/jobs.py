@@ -105,12 +105,25 @@ def read_prompts(root: Path) -> dict[str, str]:
 
 def count_mlflow_runs(root: Path) -> Counter[tuple[str, ...]]:
     """Return how many MLflow runs there are of each step, arm and student; the parent's are empty."""
+    tags = ("raystill.step", "raystill.arm", "raystill.student")
+    _, runs = read_mlflow_runs(root)
+    return Counter(tuple(run.data.tags.get(tag, "") for tag in tags) for run in runs)
+
+
+def forget_mlflow_run(root: Path, student: str) -> None:
+    """Delete a student's run, if it is there."""
+    client, runs = read_mlflow_runs(root)
+    for run in runs:
+        if run.data.tags.get("raystill.student") == student:
+            client.delete_run(run.info.run_id)
+
+
+def read_mlflow_runs(root: Path):
     from mlflow import MlflowClient
 
     client = MlflowClient(f"sqlite:///{root}/mlflow.db")
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
-    tags = ("raystill.step", "raystill.arm", "raystill.student")
-    return Counter(tuple(run.data.tags.get(tag, "") for tag in tags) for run in client.search_runs(experiments))
+    return client, client.search_runs(experiments)
 
 
 def submit(cluster: dict[str, str], *arguments: str, script: str = "run", wait: bool = True):

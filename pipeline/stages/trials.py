@@ -6,6 +6,7 @@ those alone. Tune's own state lies beside them until the search has ended, and i
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -54,6 +55,7 @@ def run_trials(
     points = list_grid(config.space, default) if config.sampler == "grid" else [dict(default)]
     n_trials = len(points) if config.sampler == "grid" else config.trials
     listener = _Listener(folder, arm, on_finished)
+    tell_trials(folder, arm, on_finished)  # a crash may have come between a trial's end and its run in MLflow
     _LISTENERS[folder.url] = listener
     state = folder / TUNE_STATE
     try:
@@ -270,6 +272,12 @@ def find_trial(folder: Folder, arm: str, number: int) -> Step:
     own = folder / TRIALS / f"{number:04d}"
     manifest = own.read_json(MANIFEST)
     return Step("trial", f"{arm} {number:04d}", manifest["fingerprint"], own, manifest, kept=False)
+
+
+def tell_trials(folder: Folder, arm: str, on_finished: Callable[[Step], None]) -> None:
+    """Tell of the trials that ended in an earlier process, as of steps that were kept."""
+    for row in read_trials(folder):
+        on_finished(replace(find_trial(folder, arm, row["number"]), kept=True))
 
 
 def forget_trials(folder: Folder) -> None:

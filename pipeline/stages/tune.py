@@ -26,7 +26,7 @@ from pipeline.stages.dataset import ROWS
 from pipeline.stages.embed import embed, read_vectors
 from pipeline.stages.generate import build_datasets
 from pipeline.stages.inputs import Inputs
-from pipeline.stages.trials import TUNE_STATE, choose_best, find_trial, forget_trials, read_trials, run_trials
+from pipeline.stages.trials import TUNE_STATE, choose_best, forget_trials, read_trials, run_trials, tell_trials
 from pipeline.steps import Outputs, Plan, Step, Steps, versions
 from pipeline.storage import Folder
 from pipeline.students.config import FineTunedConfig, FrozenConfig
@@ -193,8 +193,7 @@ def _search(
     )
     step = steps.fulfil(plan, f"{arm}/{student}")
     if step.kept:
-        for row in read_trials(step.folder):
-            steps.on_finished(replace(find_trial(step.folder, f"{arm}/{student}", row["number"]), kept=True))
+        tell_trials(step.folder, f"{arm}/{student}", steps.on_finished)
     steps.on_finished(step)
     return step
 

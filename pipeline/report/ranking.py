@@ -16,6 +16,8 @@ class Ranked(TypedDict):
     arm: str
     student: str | None
     benchmark: str
+    first_stage: dict[str, float]
+    """BM25's k1 and b; empty where they are not known."""
     weights: list[dict[str, float]]
     """Of what was fused, for each seed."""
     values: dict[str, dict[str, float]]
@@ -85,12 +87,13 @@ def lay_out_communities(ranked: Sequence[Ranked], communities: Mapping[str, str]
 
 
 def lay_out_weights(ranked: Iterable[Ranked]) -> list[dict[str, Any]]:
-    """Return the weights of each ranker on each benchmark, of several seeds side by side."""
+    """Return BM25's settings and the weights of each ranker on each benchmark, of several seeds side by side."""
     rows = []
     for one in ranked:
         names = list(one["weights"][0])
         weights = {name: ", ".join(f"{of_seed[name]:g}" for of_seed in one["weights"]) for name in names}
-        rows.append({"benchmark": one["benchmark"], "ranker": name_ranker(one), **weights})
+        settings = {f"BM25 {name}": f"{value:g}" for name, value in one["first_stage"].items()}
+        rows.append({"benchmark": one["benchmark"], "ranker": name_ranker(one), **settings, **weights})
     return sorted(rows, key=lambda row: row["benchmark"])
 
 

@@ -29,6 +29,8 @@ class GridConfig(Config):
 
     measure: str
     """`recall@<depth>` or `nDCG@<depth>`."""
+    tie_break: str | None
+    """Another measure, for points that are equal by the first: few queries are found alike by many of them."""
     k1: tuple[float, ...] = Field(min_length=1)
     b: tuple[float, ...] = Field(min_length=1)
 
@@ -40,6 +42,8 @@ class Trial(NamedTuple):
     b: float
     value: float
     """Mean of the measure over the queries."""
+    tie_value: float
+    """The same of the measure that breaks ties; 0 without one."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,20 @@ class Tuned:
     trials: tuple[Trial, ...]
     """All points, in ascending order of k1, then b."""
 
+    @property
+    def n_equal(self) -> int:
+        """Points that no measure tells from the best one, itself included."""
+        best = next(trial for trial in self.trials if (trial.k1, trial.b) == (self.k1, self.b))
+        return sum(trial[2:] == best[2:] for trial in self.trials)
+
+    @property
+    def is_at_edge(self) -> bool:
+        """Whether a value beyond the grid may be better still."""
+        return any(
+            len(values) > 1 and value in (min(values), max(values))
+            for value, values in ((self.k1, {one.k1 for one in self.trials}), (self.b, {one.b for one in self.trials}))
+        )
+
 
 def tune(
     shards: Sequence[TermCounts],
@@ -62,11 +80,12 @@ def tune(
     k1_grid: Iterable[float],
     b_grid: Iterable[float],
     measure: str = "recall@100",
+    tie_break: str | None = None,
 ) -> Tuned:
     """Return the k1 and b under which queries find most of their relevant documents.
 
-    For validation queries alone: a value chosen on test queries says nothing of others. Of equal points the one with
-    the smaller k1, then b, is best.
+    For validation queries alone: a value chosen on test queries says nothing of others. Of points that are equal by
+    both measures the nearest to the configuration's own is best, in shares of the grid's ranges.
 
     Args:
         shards: Term counts of the whole corpus.
@@ -77,12 +96,13 @@ def tune(
         k1_grid: Values of k1 to try.
         b_grid: Values of b to try.
         measure: `recall@<depth>`, or `nDCG@<depth>` with all relevant documents alike.
+        tie_break: Another one, for points that are equal by the first.
 
     Raises:
         ConfigError: There is no such measure, or a value of the grid is missing or out of bounds.
         SourceError: There are no queries, or one has no relevant documents.
     """
-    judge, depth = _read_measure(measure)
+    judges = [_read_measure(name) for name in (measure, tie_break) if name is not None]
     _check_queries(queries, relevant)
     points = [
         validate(Bm25Config, {**config.model_dump(), "k1": k1, "b": b})
@@ -98,11 +118,28 @@ def tune(
     trials = []
     for point in points:
         scored = [score(counts, statistics, point) for counts in shards]
-        rankings = _rank(scored, ids, list(queries.values()), depth)
-        values = [judge(ranking, relevant[query], depth) for query, ranking in zip(queries, rankings, strict=True)]
-        trials.append(Trial(point.k1, point.b, math.fsum(values) / len(values)))
-    best = max(trials, key=lambda trial: trial.value)  # the first of equal ones
+        rankings = list(_rank(scored, ids, list(queries.values()), max(depth for _, depth in judges)))
+        value, tie_value = (*(_average(judge, depth, rankings, queries, relevant) for judge, depth in judges), 0.0)[:2]
+        trials.append(Trial(point.k1, point.b, value, tie_value))
+    best = max(trials, key=lambda trial: (trial.value, trial.tie_value, -_measure_distance(trial, config, trials)))
     return Tuned(best.k1, best.b, best.value, tuple(trials))
+
+
+def _average(
+    judge: _Measure,
+    depth: int,
+    rankings: Sequence[Sequence[str]],
+    queries: Iterable[str],
+    relevant: Mapping[str, AbstractSet[str]],
+) -> float:
+    values = [judge(ranking, relevant[query], depth) for query, ranking in zip(queries, rankings, strict=True)]
+    return math.fsum(values) / len(values)
+
+
+def _measure_distance(trial: Trial, config: Bm25Config, trials: Sequence[Trial]) -> float:
+    k1_range = max(one.k1 for one in trials) - min(one.k1 for one in trials) or 1.0
+    b_range = max(one.b for one in trials) - min(one.b for one in trials) or 1.0
+    return math.hypot((trial.k1 - config.k1) / k1_range, (trial.b - config.b) / b_range)
 
 
 def _rank(

@@ -6,9 +6,10 @@ Sy-SE-PQA (arXiv 2410.22182). Whatever tells of somebody's past ends before the 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from pipeline.config import Config
 from pipeline.identity import digest
@@ -31,8 +32,16 @@ class DatesConfig(Config):
 
     kind: Literal["dates"]
     validation_from: str
-    """ISO 8601. Questions asked before are for training."""
+    """ISO 8601, as 2019-12-31T23:59:59. Questions asked before are for training."""
     test_from: str
+
+    @field_validator("validation_from", "test_from")
+    @classmethod
+    def _read_date(cls, text: str) -> str:
+        date = datetime.fromisoformat(text)  # dates of posts are compared with it as texts
+        if date.tzinfo is not None:
+            raise ValueError("posts have dates without a time zone; leave it out")
+        return date.isoformat()
 
     @model_validator(mode="after")
     def _check_order(self) -> "DatesConfig":
@@ -61,6 +70,8 @@ class CommunitiesConfig(Config):
     voted zero or above are, the accepted one more so."""
     min_earlier_questions: int = Field(ge=0)
     """That an asker must have had, on any site, for a question to be judged; in the setting `base` it is 0."""
+    min_earlier_questions_training: int = Field(ge=0)
+    """The same for a question to be trained on; `retrieval_files` say themselves which these are."""
     site: SiteConfig
     """Of the sites that `sites` doesn't name."""
     sites: dict[str, SiteConfig]

@@ -4,6 +4,7 @@ import logging
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from pathlib import PurePosixPath
 from typing import Annotated
 
@@ -79,6 +80,8 @@ def read_posts(config: AnyPostsConfig, data_root: str | None) -> Posts:
         post_id = raw.own_id
         if post_id in posts.questions or post_id in answers:
             posts.counts["ids_repeated"] += 1
+        elif not _read_date(raw):
+            posts.counts["posts_without_date"] += 1  # whatever ends before some moment would have room for them
         elif raw.extras["type"] == "question":
             posts.questions[post_id] = _to_question(raw, config.cleaning)
         elif int(raw.extras["score"]) < 0:
@@ -129,7 +132,7 @@ def _to_question(raw: RawDocument, cleaning: CleaningConfig) -> Question:
         title,
         raw.text.removeprefix(title).strip(),  # a question's text begins with its title
         _name_user(raw),
-        _to_date(raw),
+        _read_date(raw),
         tuple(raw.extras["tags"].split()),
         raw.extras["accepted"],
     )
@@ -141,7 +144,7 @@ def _to_answer(raw: RawDocument) -> Answer:
         raw.extras["parent"],
         raw.text,
         _name_user(raw),
-        _to_date(raw),
+        _read_date(raw),
         int(raw.extras["score"]),
         raw.extras["accepted"].casefold() == "true",
     )
@@ -154,8 +157,13 @@ def _name_user(raw: RawDocument) -> str:
     return "" if owner in _UNKNOWN else f"{raw.extras['site']}:{owner}"
 
 
-def _to_date(raw: RawDocument) -> str:
-    return raw.extras["date"].replace(" ", "T")
+def _read_date(raw: RawDocument) -> str:
+    """Return a post's date in the one form that can be compared as text: ISO 8601 in UTC, or nothing."""
+    try:
+        date = datetime.fromisoformat(raw.extras["date"])
+    except ValueError:
+        return ""
+    return (date.astimezone(UTC).replace(tzinfo=None) if date.tzinfo else date).isoformat()
 
 
 def _count(posts: Posts, n_answers: int) -> None:

@@ -112,10 +112,12 @@ def _split_site(site: str, config: CommunitiesConfig, posts: Posts, histories: H
         and one.question_id not in is_judged
         and one.question_id in accepted
         and accepted[one.question_id].date < cut
+        and len(histories.find_earlier(one, limit)) >= config.min_earlier_questions_training
     ]
     grounding = [
         Document(answer.answer_id, answer.text, site)
         for one in questions
+        if one.question_id not in is_judged  # of merged posts an answer may be older than its question
         for answer in posts.answers.get(one.question_id, [])
         if answer.date < cut
     ]

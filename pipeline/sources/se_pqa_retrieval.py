@@ -58,9 +58,11 @@ def read_retrieval_files(config: CommunitiesConfig, root: str, posts: Posts) -> 
             first_stage[query.query_id] = {one: float(score) for one, score in scores.items() if one in collection}
     expertise = find_expertise(posts)
     candidates = tuple(Candidate(one, text, expertise.get(one, ())) for one, text in collection.items())
+    is_judged = {query.query_id for query in queries}
     grounding = tuple(
         Document(one.answer_id, one.text, _name_site(one.answer_id))
-        for answers in posts.answers.values()
+        for question_id, answers in posts.answers.items()
+        if question_id not in is_judged  # of merged posts an answer may be older than its question
         for one in answers
         if one.date < config.split.validation_from
     )

@@ -8,6 +8,7 @@ from pipeline.evaluation.fusion import Run
 from pipeline.evaluation.interests import score_interests
 from pipeline.experiment import ExperimentConfig
 from pipeline.records import Document, Query
+from pipeline.retrieval.bm25 import Bm25Config
 from pipeline.sources.community import Ranking
 from pipeline.stages.collection import collect
 from pipeline.stages.index import build_index
@@ -25,6 +26,8 @@ class Candidates:
     bm25: Run
     tag: Run
     """The same documents, by what their authors and the askers have in common."""
+    first_stage: Mapping[str, float]
+    """BM25's k1 and b; empty where the benchmark itself says what BM25 found."""
     fingerprint: str
     """Of what was found."""
 
@@ -54,15 +57,21 @@ def find_candidates(
 def _find(ranking: Ranking, experiment: ExperimentConfig, steps: Steps, cluster: Cluster) -> Candidates:
     if ranking.first_stage is not None:
         bm25, fingerprint = ranking.first_stage, ranking.digest
+        first_stage = {}
     else:
-        step = _retrieve(ranking, experiment, steps, cluster)
+        step, config = _retrieve(ranking, experiment, steps, cluster)
         passages = read_retrieved(step)
         bm25 = {query: {one.passage_id: one.score for one in best} for query, best in passages.items()}
         fingerprint = step.fingerprint
-    return Candidates(ranking, bm25, score_interests(bm25, ranking.queries, ranking.candidates), fingerprint)
+        first_stage = {"k1": config.k1, "b": config.b}
+    tag = score_interests(bm25, ranking.queries, ranking.candidates)
+    return Candidates(ranking, bm25, tag, first_stage, fingerprint)
 
 
-def _retrieve(ranking: Ranking, experiment: ExperimentConfig, steps: Steps, cluster: Cluster) -> Step:
+def _retrieve(
+    ranking: Ranking, experiment: ExperimentConfig, steps: Steps, cluster: Cluster
+) -> tuple[Step, Bm25Config]:
+    """Return what was found, and by which k1 and b."""
     assert isinstance(experiment.task, CqaConfig)
     config, scale = experiment.task.first_stage, experiment.scale
     documents = [Document(one.document_id, one.text, source=ranking.name) for one in ranking.candidates]
@@ -82,4 +91,4 @@ def _retrieve(ranking: Ranking, experiment: ExperimentConfig, steps: Steps, clus
         )
     index = build_index(bm25, corpus, scale.indexing, experiment.seed, steps, cluster)
     texts = {query.query_id: query.text for query in ranking.queries}
-    return retrieve(texts, index, config.depth, scale.search, steps, cluster, ranking.name)
+    return retrieve(texts, index, config.depth, scale.search, steps, cluster, ranking.name), bm25

@@ -3,6 +3,7 @@
 Counts are kept when documents are added, and whatever k1 and b are; scores depend on all shards and are computed anew.
 """
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import asdict
@@ -12,12 +13,13 @@ from pipeline.cluster import Cluster
 from pipeline.identity import digest
 from pipeline.retrieval.bm25 import Bm25Config, Bm25Shard, score
 from pipeline.retrieval.terms import Statistics, TermCounts, TermsConfig, count_terms, merge_statistics
-from pipeline.retrieval.tuning import GridConfig, tune
+from pipeline.retrieval.tuning import GridConfig, Tuned, tune
 from pipeline.sources.tables import locate, read_rows
 from pipeline.stages.corpus import Corpus, Shard, read_ids, read_texts
 from pipeline.steps import Outputs, Plan, Step, Steps
 from pipeline.storage import Folder
 
+LOG = logging.getLogger(__name__)
 COUNTS, STATISTICS, SCORES, TUNING = "counts", "statistics", "scores", "tuning.json"
 TERMS_CODE = (__name__, "pipeline.retrieval.terms")
 BM25_CODE = (*TERMS_CODE, "pipeline.retrieval.bm25")
@@ -83,10 +85,11 @@ def tune_words(
     def produce(folder: Folder) -> Outputs:
         shards = list(_read_counts([step.folder for step in counted]))
         ids = [read_ids(steps.root, shard) for shard in corpus.shards]
-        tuned = tune(shards, ids, queries, relevant, config, grid.k1, grid.b, grid.measure)
+        tuned = tune(shards, ids, queries, relevant, config, grid.k1, grid.b, grid.measure, grid.tie_break)
+        _warn(arm, tuned)
         folder.write_json(TUNING, asdict(tuned))
         return Outputs(
-            counts={"queries": len(queries), "trials": len(tuned.trials)},
+            counts={"queries": len(queries), "trials": len(tuned.trials), "equal": tuned.n_equal},
             metrics={"k1": tuned.k1, "b": tuned.b, grid.measure: tuned.value},
         )
 
@@ -94,7 +97,7 @@ def tune_words(
         "tuning",
         produce,
         arm=arm,
-        config={"bm25": config, "measure": grid.measure, "k1": grid.k1, "b": grid.b},
+        config={"bm25": config, "measure": grid.measure, "tie_break": grid.tie_break, "k1": grid.k1, "b": grid.b},
         inputs={
             "queries": digest(dict(queries)),
             "relevant": digest({query: sorted(ids) for query, ids in relevant.items()}),
@@ -104,6 +107,21 @@ def tune_words(
     )
     tuned = step.folder.read_json(TUNING)
     return config.model_copy(update={"k1": tuned["k1"], "b": tuned["b"]})
+
+
+def _warn(name: str, tuned: Tuned) -> None:
+    if tuned.n_equal > 1:
+        LOG.warning(
+            "%s: %d of %d values of k1 and b are equally good for the validation queries; k1 %g, b %g are the nearest "
+            "to the configured ones",
+            name,
+            tuned.n_equal,
+            len(tuned.trials),
+            tuned.k1,
+            tuned.b,
+        )
+    if tuned.is_at_edge:
+        LOG.warning("%s: the best k1 and b, %g and %g, stand at an edge of the grid", name, tuned.k1, tuned.b)
 
 
 def open_bm25(root: Folder, fingerprint: str) -> Bm25Shard:

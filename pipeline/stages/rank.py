@@ -91,7 +91,14 @@ def _judge(
                     estimates, arm=name, student=student, data=data, benchmark=benchmark, setting=STANDARD
                 )
                 ranked.append(
-                    Ranked(arm=name, student=student, benchmark=benchmark, weights=weights, values=_average(by_seed))
+                    Ranked(
+                        arm=name,
+                        student=student,
+                        benchmark=benchmark,
+                        first_stage=dict(candidates.first_stage),
+                        weights=weights,
+                        values=_average(by_seed),
+                    )
                 )
         folder.write_json(ENTRIES, [asdict(entry) for entry in entries])
         folder.write_json(RANKED, ranked)

@@ -343,12 +343,24 @@ def test_tuning_finds_the_b_under_which_the_relevant_document_is_first():
     }
 
 
-def test_of_equal_points_the_one_with_the_smaller_k1_then_b_is_best():
+def test_of_equal_points_the_one_nearest_to_the_configured_values_is_best():
     tuned = tune_on({"q": {"000000"}}, "recall@2", k1_grid=[1.5, 1.2, 0.7], b_grid=[0.8, 0.3, 0.8])
     points = [(k1, b) for k1 in (0.7, 1.2, 1.5) for b in (0.3, 0.8)]
     assert [(trial.k1, trial.b) for trial in tuned.trials] == points
     assert {trial.value for trial in tuned.trials} == {1.0}
-    assert (tuned.k1, tuned.b) == (0.7, 0.3)
+    assert (CONFIG.k1, CONFIG.b) == (1.5, 0.75)
+    assert (tuned.k1, tuned.b) == (1.5, 0.8)
+    assert tuned.n_equal == len(points)
+    assert tuned.is_at_edge
+
+
+def test_a_second_measure_decides_between_points_that_are_equal_by_the_first():
+    tuned = tune_on({"q": {"000001"}}, "recall@2", tie_break="nDCG@1", k1_grid=[1.2], b_grid=[0.0, 0.75, 1.0])
+    assert {trial.value for trial in tuned.trials} == {1.0}
+    assert tuned.b == 0.0, "with which the long document is first"
+    assert tuned.n_equal == 1
+    inner = tune_on({"q": {"000000"}}, "recall@2", k1_grid=[1.2], b_grid=[0.0, 0.75, 1.0])
+    assert (inner.b, inner.is_at_edge) == (0.75, False)
 
 
 def test_what_is_missed_and_what_comes_second_counts_less():

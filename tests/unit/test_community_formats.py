@@ -44,7 +44,8 @@ def read_with(option, root, **posts):
     values = compose_option("communities", option)
     values["posts"] |= {"root": str(root), **posts}
     shares = {"kind": "shares", "test": 0.5, "validation": 0.2}
-    return read_communities(validate(CommunitiesConfig, values | {"split": shares, "pooled": None}), None)
+    changes = {"split": shares, "pooled": None, "min_earlier_questions_training": 0}
+    return read_communities(validate(CommunitiesConfig, values | changes), None)
 
 
 def write_dump(site, folder):
@@ -249,7 +250,7 @@ def test_retrieval_files_hold_what_pandas_wrote_for_nothing(tmp_path, setting, n
     values = compose_option("communities", "se_pqa")
     values["posts"] |= {"root": str(tmp_path)}
     values["split"] |= {"validation_from": "2020-01-09", "test_from": "2020-01-14"}
-    values |= {"setting": setting, "min_earlier_questions": n_earlier}
+    values |= {"setting": setting, "min_earlier_questions": n_earlier, "min_earlier_questions_training": n_earlier}
     by_rules = read_communities(validate(CommunitiesConfig, values), None)
     named = {"personalized": ["pets_2"], "base": ["pets_3"]}[setting]
     training = [make_record("pets_1", "Title 1?", "Title 1? Body 1.", "pets_2", named)]

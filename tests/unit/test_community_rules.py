@@ -156,6 +156,50 @@ def test_the_base_setting_takes_every_answer_and_the_accepted_one_twice(tmp_path
     assert len(ranking.queries) == 10 + 2
 
 
+def test_an_answer_to_a_judged_question_grounds_nothing_though_it_is_older_than_training(tmp_path):
+    site = make_site()
+    site.answer(5, 290, 2)  # of a post that was merged into a later one
+    communities = read(tmp_path, site, setting="base", min_earlier_questions=0)
+    assert "pets_5" in {one.document_id for one in communities.rankings["pets"].find_test_answers()}
+    grounding = {document.document_id for document in communities.grounding}
+    assert grounding
+    assert "pets_5" not in grounding
+
+
+def test_a_post_without_a_date_is_left_out_and_counted(tmp_path):
+    site = make_site()
+    expected = read(tmp_path, site)
+    site.ask(1, 3, accepted=2)
+    site.answer(2, 1, 4)
+    site.answer(3, 290, 4)
+    for post in site.posts[-3:]:
+        post["date"] = "" if post["id"] != 3 else "some day"
+    found = read(tmp_path, site)
+    assert found.counts["posts_without_date"] == 3
+    assert (found.rankings, found.training, found.grounding) == (
+        expected.rankings, expected.training, expected.grounding
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("form", ["2020-01-09 00:00:00", "2020-01-09T00:00:00", "2020-01-09"])
+def test_dates_of_splits_are_read_whatever_their_form(tmp_path, form):
+    split = {"kind": "dates", "validation_from": form, "test_from": "2020-01-14 00:00:00"}
+    communities = read(tmp_path, make_site(), split=split, pooled="All")
+    assert (
+        min(query.query_id for query in communities.rankings["All"].queries if query.split == "validation")
+        == "pets_180"
+    )
+    assert "pets_180" not in communities.training_ids
+
+
+def test_training_may_ask_for_a_past_as_judging_does(tmp_path):
+    site = make_site()
+    everybody = read(tmp_path, site).training_ids
+    with_past = read(tmp_path, site, min_earlier_questions_training=5).training_ids
+    assert with_past < everybody
+    assert everybody - with_past == set(sorted(everybody)[:5]), "the first five of the one who asks them all"
+
+
 def test_users_are_joined_over_sites_by_their_account(tmp_path):
     first, second = make_site(), Site("birds")
     second.ask_many(range(5), user=1, first=500)
@@ -253,7 +297,11 @@ def test_too_many_broken_lines_are_told_with_file_and_line(tmp_path):
     ("changes", "told"),
     [
         ({"setting": "base"}, "the setting base asks for no past"),
-        ({"split": {"kind": "dates", "validation_from": "2021", "test_from": "2020"}}, "must lie before test_from"),
+        (
+            {"split": {"kind": "dates", "validation_from": "2021-01-01", "test_from": "2020-01-01"}},
+            "must lie before test_from",
+        ),
+        ({"split": {"kind": "dates", "validation_from": "31.12.2019", "test_from": "2020-01-01"}}, "31.12.2019"),
     ],
 )
 def test_mistakes_in_the_configuration(changes, told):

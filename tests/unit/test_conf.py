@@ -375,7 +375,7 @@ def test_all_mistakes_of_an_index_are_told_at_once():
 
 
 def test_tuning_is_refused_where_nothing_can_be_tuned():
-    tuning = "tuning={queries: q.tsv, relevant: r.tsv, measure: recall@100, k1: [1.0], b: [0.5]}"
+    tuning = "tuning={queries: q.tsv, relevant: r.tsv, measure: recall@100, tie_break: nDCG@10, k1: [1.0], b: [0.5]}"
     assert compose_index(["corpus=ag_news", tuning]).tuning.k1 == (1.0,)
     with pytest.raises(ConfigError, match="k1 and b"):
         compose_index(["corpus=ag_news", "retriever=dense", tuning])

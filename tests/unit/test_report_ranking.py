@@ -14,7 +14,14 @@ MEASURES = ("nDCG@10", "P@1")
 def make_ranked(arm, student=None, weights=({"bm25": 1.0},), scale=1.0) -> Ranked:
     values = {"beer_1": 0.5 * scale, "beer_2": 1.0 * scale, "ai_1": 0.25 * scale}
     by_measure = {"nDCG@10": values, "P@1": {query: float(value == 1) for query, value in values.items()}}
-    return Ranked(arm=arm, student=student, benchmark="both", weights=list(weights), values=by_measure)
+    return Ranked(
+        arm=arm,
+        student=student,
+        benchmark="both",
+        first_stage={"k1": 1.2, "b": 0.75},
+        weights=list(weights),
+        values=by_measure,
+    )
 
 
 RANKED = [
@@ -102,8 +109,15 @@ def test_a_p_value_is_never_shown_as_nothing(p, text):
 
 def test_weights_of_several_seeds_stand_side_by_side():
     assert lay_out_weights(RANKED) == [
-        {"benchmark": "both", "ranker": "bm25", "bm25": "1"},
-        {"benchmark": "both", "ranker": "real / minilm", "bm25": "0.3, 0", "dense": "0.7, 1"},
+        {"benchmark": "both", "ranker": "bm25", "BM25 k1": "1.2", "BM25 b": "0.75", "bm25": "1"},
+        {
+            "benchmark": "both",
+            "ranker": "real / minilm",
+            "BM25 k1": "1.2",
+            "BM25 b": "0.75",
+            "bm25": "0.3, 0",
+            "dense": "0.7, 1",
+        },
     ]
 
 

@@ -162,23 +162,46 @@ class Endpoints:
         self._turn = asyncio.Lock()
         self._changed = asyncio.Event()
 
-    async def admit(self, tokens: float, avoid: Endpoint | None = None) -> Call:
+    async def admit(self, tokens: float, avoid: Endpoint | None = None, avoid_s: float = 0.0) -> Call:
         """Wait for an endpoint that takes a call; of those that do, the one with the least share of its window used.
 
         Args:
             tokens: What the call is expected to take.
-            avoid: Not this one, unless there is no other that answers.
+            avoid: Not this one for some time: until then only others that answer, and none keeps those behind waiting.
+            avoid_s: How long.
         """
+        if avoid is not None and (call := await self._admit_elsewhere(tokens, avoid, self._clock() + avoid_s)):
+            return call
         async with self._turn:
             while True:
                 now = self._clock()
-                endpoint = self._choose(now, avoid)
+                endpoint = self._choose(now, self.all)
                 wait_s = endpoint.free_at(now) - now
                 if wait_s <= 0:
                     return endpoint.start(now, tokens)
-                self._changed.clear()
-                with suppress(TimeoutError):
-                    await asyncio.wait_for(self._changed.wait(), None if math.isinf(wait_s) else wait_s)
+                await self._wait_for_change(wait_s)
+
+    async def _admit_elsewhere(self, tokens: float, avoid: Endpoint, until: float) -> Call | None:
+        """Return a call to another endpoint that answers; None where none is free before a moment.
+
+        Without the turn while it waits: whoever is behind may have another choice.
+        """
+        while (left_s := until - self._clock()) > 0:
+            wait_s = math.inf
+            if others := [one for one in self.all if one is not avoid and one.closed_at is None]:
+                async with self._turn:
+                    now = self._clock()
+                    other = self._choose(now, others)
+                    wait_s = other.free_at(now) - now
+                    if wait_s <= 0:
+                        return other.start(now, tokens)
+            await self._wait_for_change(min(wait_s, left_s))
+        return None
+
+    async def _wait_for_change(self, wait_s: float) -> None:
+        self._changed.clear()
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._changed.wait(), None if math.isinf(wait_s) else wait_s)
 
     def has_other(self, endpoint: Endpoint) -> bool:
         """Return whether another one answers."""
@@ -208,8 +231,5 @@ class Endpoints:
         since = [endpoint.closed_at for endpoint in self.all]
         return 0.0 if None in since else self._clock() - max(at for at in since if at is not None)
 
-    def _choose(self, now: float, avoid: Endpoint | None) -> Endpoint:
-        candidates = self.all
-        if avoid is not None and self.has_other(avoid):
-            candidates = tuple(endpoint for endpoint in self.all if endpoint is not avoid)
+    def _choose(self, now: float, candidates: Sequence[Endpoint]) -> Endpoint:
         return min(candidates, key=lambda e: (max(e.free_at(now), now), e.load, e.last_sent_at))

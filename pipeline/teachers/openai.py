@@ -133,8 +133,7 @@ class OpenAITeacher:
         failed: Endpoint | None = None
         n_calls = n_retries = 0
         while n_retries <= config.max_retries:
-            await asyncio.sleep(wait_s)
-            call = await self._endpoints.admit(estimate, failed)
+            call = await self._endpoints.admit(estimate, failed, wait_s)
             n_calls += 1
             started_at = started_at or time.time()
             answer = await self._post(call, body)
@@ -147,8 +146,8 @@ class OpenAITeacher:
             if not answer.may_succeed_later:
                 return make_failure(request, attempt, started_at, Outcome.ERROR, problem)
             failed = call.endpoint
-            if failed.closed_at is not None or self._endpoints.has_other(failed):
-                wait_s = 0.0  # a closed endpoint makes it wait, and another one needn't
+            if failed.closed_at is not None and not self._endpoints.has_other(failed):
+                wait_s = 0.0  # closed ones make it wait
             # A request is no victim of an outage, which has its own limit; but one that a server fails at is found.
             n_retries += not (call.is_probe and answer.is_of_nobody)
         gave_up = f"gave up after {n_calls} calls; the last one: {problem}"

@@ -209,9 +209,40 @@ def test_a_call_goes_elsewhere_than_where_it_failed_if_there_is_an_elsewhere():
     one, other = make_endpoint(8), make_endpoint(8)
     clock = Clock()
     endpoints = Endpoints([one, other], clock)
-    assert {call.endpoint for call in admit(endpoints, 5, avoid=one)} == {other}
+    assert {call.endpoint for call in admit(endpoints, 5, avoid=one, avoid_s=60.0)} == {other}
     shut(other, clock.now)
     assert {call.endpoint for call in admit(endpoints, 5, avoid=one)} == {one}
+
+
+def test_a_call_that_failed_waits_for_no_other_endpoint_longer_than_it_has_to_and_keeps_nobody_waiting():
+    one, other = make_endpoint(8), make_endpoint(8)
+    endpoints = Endpoints([one, other])
+
+    async def run():
+        call = other.start(endpoints._clock(), 10)
+        endpoints.finish(call, succeeded=True, tokens=10, spacing_s=30.0)  # it wants to be left alone
+        again = asyncio.ensure_future(endpoints.admit(10, avoid=one, avoid_s=0.3))
+        await asyncio.sleep(0.05)
+        fresh = await asyncio.wait_for(endpoints.admit(10), 0.1)
+        assert not again.done()
+        return fresh, await asyncio.wait_for(again, 2)
+
+    assert {call.endpoint for call in asyncio.run(run())} == {one}
+
+
+def test_a_call_that_failed_goes_elsewhere_as_soon_as_there_is_a_place():
+    one, other = make_endpoint(8), make_endpoint(1)
+    endpoints = Endpoints([one, other])
+
+    async def run():
+        held = other.start(endpoints._clock(), 10)
+        again = asyncio.ensure_future(endpoints.admit(10, avoid=one, avoid_s=30.0))
+        await asyncio.sleep(0.05)
+        assert not again.done()
+        endpoints.finish(held, succeeded=True, tokens=10)
+        return await asyncio.wait_for(again, 2)
+
+    assert asyncio.run(run()).endpoint is other
 
 
 def test_who_waits_is_let_through_in_order_when_a_call_ends():

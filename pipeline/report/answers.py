@@ -9,7 +9,7 @@ UNDEFINED = "undefined"
 
 
 def lay_out_answers(measured: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
-    """Return what was measured as rows: `texts` by arm, `pairs` of arms, and `support` by arm with passages."""
+    """Return what was measured as rows: `texts` by arm, `pairs` of arms, and `support` by arm, if any had passages."""
     return {
         "texts": [{"arm": arm, **_spell(one)} for arm, one in measured["texts"]["arms"].items()],
         "pairs": [

@@ -136,16 +136,24 @@ def _collect_questions(answers: Mapping[str, Mapping[str, Answer]]) -> dict[str,
 def _measure_support(
     rows: Mapping[str, Sequence[Example]], config: SupportConfig, encoder: Encoder | None
 ) -> dict[str, dict[str, Any]]:
-    """Return what passages support by arm; arms without any are left out."""
-    return {
-        arm: asdict(
-            measure_support(
-                {row.row_id: row.text for row in of_arm},
-                {row.row_id: passages for row in of_arm if (passages := split_passages(row))},
-                config,
-                encoder,
-            )
-        )
+    """Return what passages support by arm, and whose passages (`passages_of`); nothing where no arm has any.
+
+    An arm that was shown none is held against those that the first arm with some had for the same questions.
+    """
+    passages = {
+        arm: {row.extras[QUESTION_ID]: found for row in of_arm if (found := split_passages(row))}
         for arm, of_arm in rows.items()
-        if any(map(split_passages, of_arm))
     }
+    if (lender := next((arm for arm, found in passages.items() if found), None)) is None:
+        return {}
+    measured = {}
+    for arm, of_arm in rows.items():
+        owner = arm if passages[arm] else lender
+        support = measure_support(
+            {row.row_id: row.text for row in of_arm},
+            {row.row_id: passages[owner].get(row.extras[QUESTION_ID], []) for row in of_arm},
+            config,
+            encoder,
+        )
+        measured[arm] = {"passages_of": owner, **asdict(support)}
+    return measured

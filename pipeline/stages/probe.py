@@ -45,7 +45,8 @@ class GenerateExperimentConfig(ExperimentConfig):
         if deferred := [key for key, arm in self.arms.items() if arm.teacher and arm.teacher.is_deferred]:
             raise ValueError(
                 f"plan: a probe by batch may take a day, and {', '.join(deferred)} would be asked so; plan with "
-                "teacher=openai and the same label and model: its answers count for both, at the full price"
+                "teacher=openai and the same label and model: its answers count for both. They cost the full price, "
+                "and what it projects is at that price too: a batch takes teacher.batch.price_factor of it"
             )
         return self
 

@@ -88,6 +88,7 @@ def test_what_the_answers_look_like_is_measured_on_the_questions_of_all_arms(fin
     assert {*found["texts"]["arms"]} == {"real", "offline"}
     assert found["texts"]["n"] > 0
     assert found["support"]["offline"]["recall"] == 1.0  # it writes nothing of its own
+    assert found["support"]["real"]["passages_of"] == "offline"
     assert "Claims that a retrieved passage supports" in finished.steps[-1].folder.read_text("report.html")
 
 

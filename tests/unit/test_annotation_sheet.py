@@ -77,14 +77,15 @@ def test_a_sheet_holds_markup_in_answers_as_data(exported):
     assert HOSTILE in {item["answer"] for item in read_items(sheet)["items"]}
 
 
-def test_an_export_measures_texts_and_the_support_of_grounded_arms(exported):
+def test_an_export_measures_texts_and_what_passages_support_of_them(exported):
     found = json.loads((exported / TEXTS).read_text())
     assert found["texts"]["n"] == 3
     assert set(found["texts"]["arms"]) == {"basic", "grounded"}
     # "grounded answers 0." shares no word with a passage, "It is so." all.
-    assert found["support"] == {
-        "grounded": {"n_answers": 4, "n_left_out": 0, "n_claims": 8, "recall": 0.5, "cosine": None}
-    }
+    assert found["support"]["grounded"] == {
+        "passages_of": "grounded", "n_answers": 4, "n_left_out": 0, "n_claims": 8, "recall": 0.5, "cosine": None,
+    }  # fmt: skip
+    assert found["support"]["basic"]["passages_of"] == "grounded"
 
 
 def test_a_key_is_never_replaced_by_another_sheets(tmp_path, exported):

@@ -61,7 +61,7 @@ def to_row(question_id, text, passages="", **extras):
     return Example(f"row {question_id}", f"request {question_id}", "asker", text, "", extras)
 
 
-def test_arms_are_described_by_their_texts_and_those_with_passages_by_support():
+def test_arms_are_described_by_their_texts_and_by_what_retrieved_passages_support_of_them():
     rows = {
         "plain": [to_row("1", "a visa"), to_row("2", "because")],
         "grounded": [
@@ -71,10 +71,16 @@ def test_arms_are_described_by_their_texts_and_those_with_passages_by_support():
     }
     found = describe_answers(rows, SupportConfig(recall=0.9, cosine=1))
     assert found["texts"]["n"] == 2
-    assert [*found["support"]] == ["grounded"]
-    assert found["support"]["grounded"] == {
-        "n_answers": 1, "n_left_out": 1, "n_claims": 2, "recall": 0.5, "cosine": None,
-    }  # fmt: skip
+    shared = {"passages_of": "grounded", "n_answers": 1, "n_left_out": 1, "cosine": None}
+    assert found["support"] == {
+        "plain": {**shared, "n_claims": 1, "recall": 1.0},  # held against what the other arm was shown
+        "grounded": {**shared, "n_claims": 2, "recall": 0.5},
+    }
+
+
+def test_where_no_arm_has_passages_nothing_is_said_of_support():
+    rows = {arm: [to_row("1", arm), to_row("2", "because")] for arm in ("a", "b")}
+    assert describe_answers(rows, SupportConfig(recall=0.9, cosine=1))["support"] == {}
 
 
 def test_arms_without_a_common_question_are_described_as_not_comparable():

@@ -40,7 +40,7 @@ def apply_rules(config: CommunitiesConfig, posts: Posts) -> Communities:
         _check_splits(ranking, posts)
     training = [thread for part in parts for thread in part.training]
     random.Random(config.seed).shuffle(training)
-    counts = {**posts.counts, **_count(parts, len(training))}
+    counts = {**posts.counts, **_count(parts, training)}
     grounding = tuple(document for part in parts for document in part.grounding)
     return Communities(
         {one.name: one for one in rankings},
@@ -250,12 +250,13 @@ def _check_splits(ranking: Ranking, posts: Posts) -> None:
             )
 
 
-def _count(parts: Sequence[_Part], n_training: int) -> dict[str, int]:
+def _count(parts: Sequence[_Part], training: Sequence[Thread]) -> dict[str, int]:
     queries = [query for part in parts for query in part.queries]
     return {
         "eligible": sum(part.n_eligible for part in parts),
         "validation_queries": sum(query.split == "validation" for query in queries),
         "test_queries": sum(query.split == "test" for query in queries),
         "queries_without_interests": sum(not query.interests for query in queries),
-        "training_threads": n_training,
+        "training_threads": len(training),
+        "training_without_interests": sum(not thread.interests for thread in training),
     }

@@ -84,6 +84,7 @@ def read_retrieval_files(config: CommunitiesConfig, root: str, posts: Posts) -> 
         "training_without_answer": len(train) - len(answered),
         "training_answered_later": len(answered) - len(threads),
         "training_threads": len(threads),
+        "training_without_interests": sum(not thread.interests for thread in threads),
     }
     ranking = Ranking(config.pooled, tuple(queries), candidates, first_stage)
     known = {query.query_id for query in queries} | {record["id"] for record in train}

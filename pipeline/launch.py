@@ -49,6 +49,8 @@ from pipeline.storage import Folder
 from pipeline.tasks import make_task
 
 CONF = Path(__file__).parent.parent / "conf"
+INTERRUPTED = 130
+"""What a shell makes of SIGINT."""
 
 
 def launch(until: Stage) -> None:
@@ -97,6 +99,9 @@ def _launch(config_name: str, run_job: Callable[[DictConfig], None]) -> None:
             run_job(composed)
         except RaystillError as error:
             sys.exit(f"error: {error}")
+        except KeyboardInterrupt:
+            print("\nstopped; what is done is kept, and the same command goes on from there", file=sys.stderr)
+            sys.exit(INTERRUPTED)
 
     with _finding_tuned(sys.argv[1:]) as overrides:
         # Beside the other overrides: argparse takes them in one piece only.

@@ -2,12 +2,14 @@
 
 import json
 import random
+import signal
 import time
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
+from pipeline.launch import INTERRUPTED
 from tests.jobs import count_mlflow_runs, read_entries, read_result, read_row_ids, run_job, start_job, wait_until
 from tests.models import build_tiny
 
@@ -45,6 +47,18 @@ def read_pauses(root: Path) -> list[float]:
     return [
         later - earlier for earlier, later in pairwise(sorted(m["started_at"] + m["duration_s"] for m in manifests))
     ]
+
+
+def test_an_interrupt_is_told_in_a_line_and_loses_nothing(tmp_path, small_experiment):
+    root = tmp_path / "runs"
+    job = start_job(*small_experiment, f"root={root}", "arms.offline.teacher.latency_s=2")
+    wait_until(lambda: any(root.glob("ledger/*/open/*")) or job.poll() is not None, "the teacher is at work")
+    job.send_signal(signal.SIGINT)
+    _, stderr = job.communicate(timeout=60)
+    assert job.returncode == INTERRUPTED
+    assert "stopped; what is done is kept" in stderr
+    assert "Traceback" not in stderr
+    run_job(*small_experiment, f"root={root}", script="generate")
 
 
 def test_a_killed_driver_goes_on_where_it_was(tmp_path, small_experiment):

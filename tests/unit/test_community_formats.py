@@ -246,6 +246,7 @@ def test_retrieval_files_hold_what_pandas_wrote_for_nothing(tmp_path, setting, n
     for question, day in ((4, 4), (6, 16)):  # nothing was accepted
         site.ask(question, day)
         site.answer(question + 1, question, day)
+    site.answer(8, 6, 2)  # of a post that was merged into a later one
     write_tables([site], tmp_path / "se_pqa")
     values = compose_option("communities", "se_pqa")
     values["posts"] |= {"root": str(tmp_path)}
@@ -264,6 +265,7 @@ def test_retrieval_files_hold_what_pandas_wrote_for_nothing(tmp_path, setting, n
     assert [(q.query_id, q.relevant) for q in ranking.queries] == [(q.query_id, q.relevant) for q in expected.queries]
     assert ("pets_6" in {query.query_id for query in ranking.queries}) == (setting == "base")
     assert ranking.candidates == expected.candidates
+    assert ("pets_8" in {document.document_id for document in found.grounding}) == (setting != "base")
     assert found.counts["collection_without_text"] == 2
     assert {one for scores in ranking.first_stage.values() for one in scores} == {
         candidate.document_id for candidate in ranking.candidates[:3]
